@@ -1,0 +1,32 @@
+//! How the AWS SDK reaches the stand-ins: a region, and keys that nobody checks.
+
+/// The region every stand-in claims to be in.
+pub const REGION: &str = "us-east-1";
+/// The account every stand-in claims to belong to.
+pub const ACCOUNT: &str = "000000000000";
+/// The access key id and the secret key handed out: the emulators check neither.
+pub const ACCESS_KEY: &str = "local";
+
+/// An SQS client for `endpoint`, e.g. `http://127.0.0.1:9324`.
+pub fn sqs_client(endpoint: &str) -> aws_sdk_sqs::Client {
+    use aws_sdk_sqs::config::{BehaviorVersion, Credentials, Region};
+    let config = aws_sdk_sqs::Config::builder()
+        .behavior_version(BehaviorVersion::latest())
+        .region(Region::from_static(REGION))
+        .credentials_provider(Credentials::new(ACCESS_KEY, ACCESS_KEY, None, None, "localnet"))
+        .endpoint_url(endpoint)
+        .build();
+    aws_sdk_sqs::Client::from_conf(config)
+}
+
+/// A DynamoDB client for `endpoint`, e.g. `http://127.0.0.1:8000`.
+pub fn dynamodb_client(endpoint: &str) -> aws_sdk_dynamodb::Client {
+    use aws_sdk_dynamodb::config::{BehaviorVersion, Credentials, Region};
+    let config = aws_sdk_dynamodb::Config::builder()
+        .behavior_version(BehaviorVersion::latest())
+        .region(Region::from_static(REGION))
+        .credentials_provider(Credentials::new(ACCESS_KEY, ACCESS_KEY, None, None, "localnet"))
+        .endpoint_url(endpoint)
+        .build();
+    aws_sdk_dynamodb::Client::from_conf(config)
+}

@@ -1,0 +1,14 @@
+//! Loopback stand-ins for what usher runs on, faithful enough that the functions' release binaries run unchanged:
+//! an XMTP V3 node, DynamoDB, SQS, and Lambda with its queue poller and schedule.
+
+pub mod ambient;
+pub mod aws;
+mod clock;
+pub mod dynamodb;
+pub mod lambda;
+mod loopback;
+pub mod person;
+pub mod sqs;
+pub mod xmtp_node;
+
+pub use loopback::ListenError;

@@ -1,0 +1,286 @@
+//! A person with an XMTP client of our own, for demonstrations and tests.
+//!
+//! Between calls a person keeps nothing but encoded state: every call decodes it, works and encodes it again, as a
+//! function does on a cold start.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
+
+use alloy_primitives::Address;
+use usher_xmtp::{
+    Account, AccountError, Group, GroupError, GroupId, Identities, Invitation, NewGroup, SendWelcomesError, V3,
+    WelcomeError, Welcomed,
+    content::{self, Content, Outgoing},
+    group::{ChangeError, Event, MetadataChange, WalkError},
+    identity::{InboxId, InstallationId, LocalWallet, WalletSigner},
+    network::{Network, NetworkError},
+    policy::Policies,
+    ports::{Clock, Randomness},
+};
+use zeroize::Zeroizing;
+
+use crate::ambient::{Ambient, SystemClock};
+
+/// How often a change is tried again when another member's commit came first.
+const ATTEMPTS_MAX: usize = 10;
+
+/// What can go wrong for a person.
+#[derive(Debug, thiserror::Error)]
+pub enum PersonError {
+    /// The node's address is wrong.
+    #[error(transparent)]
+    Address(#[from] usher_xmtp::AddressError),
+    /// See the source.
+    #[error(transparent)]
+    Account(#[from] AccountError),
+    /// See the source.
+    #[error(transparent)]
+    Group(#[from] GroupError),
+    /// See the source.
+    #[error(transparent)]
+    Change(#[from] ChangeError),
+    /// See the source.
+    #[error(transparent)]
+    Walk(#[from] WalkError),
+    /// See the source.
+    #[error(transparent)]
+    Welcome(#[from] WelcomeError),
+    /// See the source.
+    #[error(transparent)]
+    SendWelcomes(#[from] SendWelcomesError),
+    /// See the source.
+    #[error(transparent)]
+    Network(#[from] NetworkError),
+    /// The person is not in that group.
+    #[error("not in group {0}")]
+    NotIn(GroupId),
+    /// Others were always faster.
+    #[error("group {0}: {ATTEMPTS_MAX} commits in a row came too late")]
+    TooBusy(GroupId),
+}
+
+/// A person, his wallet and the encoded state of his XMTP client.
+pub struct Person {
+    wallet: LocalWallet,
+    network: Arc<dyn Network>,
+    account: Zeroizing<Vec<u8>>,
+    groups: BTreeMap<GroupId, Zeroizing<Vec<u8>>>,
+    events: BTreeMap<GroupId, Vec<Event>>,
+    dropped: Vec<String>,
+}
+
+impl std::fmt::Debug for Person {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Person").field("wallet", &self.wallet.address()).finish_non_exhaustive()
+    }
+}
+
+impl Person {
+    /// Registers an installation for the wallet with this private key.
+    pub async fn register(private_key: &[u8; 32], xmtp_url: &str) -> Result<Self, PersonError> {
+        let network = Arc::new(V3::new(xmtp_url, Duration::from_secs(10))?);
+        let wallet = LocalWallet::from_key(private_key).expect("the caller's key is a secp256k1 key");
+        let inbox = usher_xmtp::inbox_of(wallet.address(), &*network).await?;
+        let mut account = Account::new(inbox, &SystemClock, &Ambient)?;
+        account.register(&wallet, &*network, &SystemClock).await?;
+        let account = account.encode()?;
+        Ok(Self { wallet, network, account, groups: BTreeMap::new(), events: BTreeMap::new(), dropped: Vec::new() })
+    }
+
+    /// The wallet's address.
+    pub fn address(&self) -> Address {
+        self.wallet.address()
+    }
+
+    /// The person's inbox.
+    pub fn inbox(&self) -> Result<InboxId, PersonError> {
+        Ok(self.account()?.inbox().clone())
+    }
+
+    /// The person's installation.
+    pub fn installation(&self) -> Result<InstallationId, PersonError> {
+        Ok(self.account()?.installation())
+    }
+
+    fn account(&self) -> Result<Account, PersonError> {
+        Ok(Account::decode(&self.account)?)
+    }
+
+    /// A group as the person last saw it.
+    pub fn group(&self, id: GroupId) -> Result<Group, PersonError> {
+        Ok(Group::decode(self.groups.get(&id).ok_or(PersonError::NotIn(id))?)?)
+    }
+
+    /// The groups the person is or was in.
+    pub fn groups(&self) -> impl Iterator<Item = GroupId> {
+        self.groups.keys().copied()
+    }
+
+    /// Why welcomes were dropped.
+    pub fn dropped(&self) -> &[String] {
+        &self.dropped
+    }
+
+    /// All that the person has met in a group's log.
+    pub fn events(&self, id: GroupId) -> &[Event] {
+        self.events.get(&id).map(Vec::as_slice).unwrap_or_default()
+    }
+
+    /// The texts the person has read in a group, oldest first.
+    pub fn texts(&self, id: GroupId) -> Vec<String> {
+        let text = |event: &Event| match event {
+            Event::Received(received) => match &received.content {
+                Content::Text(text) => Some(text.clone()),
+                _ => None,
+            },
+            _ => None,
+        };
+        self.events(id).iter().filter_map(text).collect()
+    }
+
+    fn keep(&mut self, group: &Group) -> Result<(), PersonError> {
+        self.groups.insert(group.id(), group.encode()?);
+        Ok(())
+    }
+
+    /// Reads welcomes and the logs of all groups.
+    pub async fn sync(&mut self) -> Result<(), PersonError> {
+        let mut account = self.account()?;
+        let mut identities = Identities::default();
+        let mut welcomed = Welcomed::default();
+        account.receive_welcomes(&*self.network, &mut identities, &mut welcomed, |_: &Invitation| true).await?;
+        self.account = account.encode()?;
+        self.dropped.extend(welcomed.dropped.into_iter().map(|dropped| dropped.reason));
+        for group in welcomed.joined {
+            // A second welcome to a group that still works is an echo of the first.
+            let working = self.group(group.id()).is_ok_and(|known| known.lost().is_none() && known.epoch() >= group.epoch());
+            if !working {
+                self.keep(&group)?;
+            }
+        }
+        for id in self.groups.keys().copied().collect::<Vec<_>>() {
+            self.sync_group(id).await?;
+        }
+        Ok(())
+    }
+
+    async fn sync_group(&mut self, id: GroupId) -> Result<Group, PersonError> {
+        let mut group = self.group(id)?;
+        let mut events = Vec::new();
+        let result = group.sync(&*self.network, &mut Identities::default(), &mut events).await;
+        self.events.entry(id).or_default().extend(events);
+        self.keep(&group)?;
+        result?;
+        if group.has_welcomes() {
+            group.send_welcomes(&*self.network, &Ambient, |_| true).await?;
+            group.clear_welcomes();
+            self.keep(&group)?;
+        }
+        Ok(group)
+    }
+
+    /// Makes a group with these members.
+    pub async fn create_group(
+        &mut self,
+        name: &str,
+        policies: Policies,
+        members: &BTreeSet<InboxId>,
+    ) -> Result<GroupId, PersonError> {
+        let new = NewGroup { name: name.to_owned(), description: String::new(), policies };
+        let group = Group::create(&self.account()?, new, &Ambient)?;
+        let id = group.id();
+        self.keep(&group)?;
+        self.change_members(id, members, &BTreeSet::new()).await?;
+        Ok(id)
+    }
+
+    /// Adds and removes members in one commit.
+    pub async fn change_members(
+        &mut self,
+        id: GroupId,
+        add: &BTreeSet<InboxId>,
+        remove: &BTreeSet<InboxId>,
+    ) -> Result<(), PersonError> {
+        self.commit(id, async |group, account, network, identities| {
+            let change = group.membership_change(account, network, identities, add, remove).await?;
+            group.stage_membership(account, network, identities, change).await
+        })
+        .await
+    }
+
+    /// Changes names, texts or roles.
+    pub async fn change_metadata(&mut self, id: GroupId, change: &MetadataChange) -> Result<(), PersonError> {
+        self.commit(id, async |group, account, network, identities| {
+            group.stage_metadata(account, network, identities, change.clone()).await
+        })
+        .await
+    }
+
+    /// Renews the person's keys in a group.
+    pub async fn update_keys(&mut self, id: GroupId) -> Result<(), PersonError> {
+        self.commit(id, async |group, account, network, identities| {
+            group.stage_key_update(account, network, identities).await
+        })
+        .await
+    }
+
+    /// Syncs, stages, stores, publishes, syncs; again if somebody else's commit came first.
+    async fn commit(
+        &mut self,
+        id: GroupId,
+        stage: impl AsyncFn(&mut Group, &Account, &dyn Network, &mut Identities) -> Result<(), ChangeError>,
+    ) -> Result<(), PersonError> {
+        let account = self.account()?;
+        let network = self.network.clone();
+        for _ in 0..ATTEMPTS_MAX {
+            let mut group = self.sync_group(id).await?;
+            stage(&mut group, &account, &*network, &mut Identities::default()).await?;
+            self.keep(&group)?;
+            let epoch = group.epoch();
+            let commit = self.group(id)?.pending_commit(&account, &SystemClock).expect("just staged");
+            network.send_group_messages(vec![commit]).await?;
+            let before = self.events(id).len();
+            group = self.sync_group(id).await?;
+            let superseded = self.events(id)[before..].contains(&Event::Superseded);
+            if !superseded && group.epoch() > epoch {
+                return Ok(());
+            }
+        }
+        Err(PersonError::TooBusy(id))
+    }
+
+    /// Says something in a group.
+    pub async fn send_text(&mut self, id: GroupId, text: &str) -> Result<(), PersonError> {
+        self.send(id, &content::encode_text(text, &idempotency_key())).await
+    }
+
+    /// Asks to be removed from a group.
+    pub async fn leave(&mut self, id: GroupId) -> Result<(), PersonError> {
+        self.send(id, &content::encode_leave_request(&idempotency_key())).await
+    }
+
+    async fn send(&mut self, id: GroupId, message: &Outgoing) -> Result<(), PersonError> {
+        let mut group = self.sync_group(id).await?;
+        let message = group.encrypt(&self.account()?, message, &SystemClock)?;
+        self.keep(&group)?;
+        Ok(self.network.send_group_messages(vec![message]).await?)
+    }
+
+    /// Replaces the key package, as libxmtp's clients do after joining.
+    pub async fn rotate_key_package(&mut self) -> Result<(), PersonError> {
+        let mut account = self.account()?;
+        account.rotate_key_package(&SystemClock, &Ambient)?;
+        self.account = account.encode()?;
+        Ok(account.upload_key_package(&*self.network).await?)
+    }
+}
+
+/// SDKs use the time of day, too.
+fn idempotency_key() -> String {
+    let mut salt = [0; 8];
+    Ambient.fill(&mut salt);
+    format!("{}-{}", SystemClock.now_ns(), u64::from_le_bytes(salt))
+}

@@ -1,0 +1,247 @@
+//! Functions run as Lambda runs them: a real `lambda_runtime` binary against our Runtime API.
+
+use std::{path::PathBuf, sync::Arc, time::Duration};
+
+use aws_sdk_sqs::{
+    Client,
+    types::{QueueAttributeName as Attribute, SendMessageBatchRequestEntry},
+};
+use serde_json::{Value, json};
+use usher_localnet::{
+    aws::sqs_client,
+    lambda::{EventSourceConfig, Function, FunctionConfig, FunctionError, Logs, RuntimeApi, Schedule, SqsEventSource},
+    sqs::Sqs,
+};
+
+fn config() -> FunctionConfig {
+    FunctionConfig {
+        name: "sample".to_owned(),
+        binary: PathBuf::from(env!("CARGO_BIN_EXE_sample-function")),
+        env: vec![("AWS_LAMBDA_LOG_LEVEL".to_owned(), "OFF".to_owned())],
+        timeout: Duration::from_secs(20),
+        concurrency: 1,
+        logs: Logs::Stderr,
+    }
+}
+
+async fn function(config: FunctionConfig) -> Arc<Function> {
+    let api = RuntimeApi::start(0).await.unwrap();
+    Arc::new(Function::new(Arc::new(api), config))
+}
+
+async fn invoke(function: &Function, event: Value) -> Result<Value, FunctionError> {
+    let response = function.invoke(event.to_string().into()).await?;
+    Ok(serde_json::from_slice(&response).unwrap())
+}
+
+/// A process's state letter, `None` when it is gone; `T` is frozen.
+fn state(pid: &Value) -> Option<char> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    stat.rsplit_once(") ")?.1.chars().next()
+}
+
+#[tokio::test]
+async fn one_process_serves_many_and_is_frozen_between() {
+    let function = function(config()).await;
+    let first = invoke(&function, json!({ "number": 1 })).await.unwrap();
+    assert_eq!(first["event"], json!({ "number": 1 }));
+    assert_eq!(first["context"]["invoked_function_arn"], "arn:aws:lambda:us-east-1:000000000000:function:sample");
+    assert_eq!(first["context"]["env_config"]["function_name"], "sample");
+    let trace = first["context"]["xray_trace_id"].as_str().unwrap();
+    assert!(trace.starts_with("Root=1-") && trace.len() == 51, "{trace}");
+    let now = std::time::UNIX_EPOCH.elapsed().unwrap();
+    let left = Duration::from_millis(first["context"]["deadline"].as_u64().unwrap()) - now;
+    assert!(left > Duration::from_secs(10) && left <= Duration::from_secs(20), "{left:?}");
+    // A stop signal is delivered without delay to a process that waits, but not within the call.
+    while state(&first["pid"]) != Some('T') {
+        tokio::task::yield_now().await;
+    }
+
+    let second = invoke(&function, json!({ "number": 2 })).await.unwrap();
+    assert_eq!(second["pid"], first["pid"]);
+    assert_ne!(second["context"]["request_id"], first["context"]["request_id"]);
+
+    function.recycle();
+    while state(&first["pid"]).is_some_and(|state| state != 'Z') {
+        tokio::task::yield_now().await;
+    }
+    assert_ne!(invoke(&function, json!({})).await.unwrap()["pid"], first["pid"]);
+}
+
+#[tokio::test]
+async fn errors_and_panics_leave_the_process_alive() {
+    let function = function(config()).await;
+    let before = invoke(&function, json!({})).await.unwrap();
+    for order in ["return an error", "panic"] {
+        match invoke(&function, json!({ "do": order })).await {
+            Err(FunctionError::Returned { message, .. }) => assert!(message.contains("as ordered"), "{message}"),
+            other => panic!("{order}: {other:?}"),
+        }
+    }
+    assert_eq!(invoke(&function, json!({})).await.unwrap()["pid"], before["pid"]);
+}
+
+#[tokio::test]
+async fn a_process_that_hangs_is_killed_and_replaced() {
+    let function = function(FunctionConfig { timeout: Duration::from_secs(2), ..config() }).await;
+    let before = invoke(&function, json!({})).await.unwrap();
+    let error = invoke(&function, json!({ "do": "hang" })).await.unwrap_err();
+    assert_eq!(error.to_string(), "timed out after 2000 ms");
+    while state(&before["pid"]).is_some_and(|state| state != 'Z') {
+        tokio::task::yield_now().await;
+    }
+    assert_ne!(invoke(&function, json!({})).await.unwrap()["pid"], before["pid"]);
+}
+
+#[tokio::test]
+async fn a_process_that_ends_is_replaced() {
+    let function = function(config()).await;
+    let error = invoke(&function, json!({ "do": "exit" })).await.unwrap_err();
+    assert!(matches!(error, FunctionError::Exited(status) if status.code() == Some(3)), "{error}");
+    let before = invoke(&function, json!({})).await.unwrap();
+
+    // Killed while idle: nobody notices until the next invocation, which gets another.
+    let pid = before["pid"].as_i64().unwrap();
+    let pid = rustix::process::Pid::from_raw(pid.try_into().unwrap()).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+    while state(&before["pid"]).is_some_and(|state| state != 'Z') {
+        tokio::task::yield_now().await;
+    }
+    assert_ne!(invoke(&function, json!({})).await.unwrap()["pid"], before["pid"]);
+}
+
+#[tokio::test]
+async fn a_function_that_cannot_start_says_why() {
+    let refusing = FunctionConfig { env: vec![("REFUSE_TO_START".to_owned(), "no key".to_owned())], ..config() };
+    assert!(matches!(invoke(&*function(refusing).await, json!({})).await, Err(FunctionError::Exited(_))));
+    let missing = FunctionConfig { binary: PathBuf::from("/nowhere"), ..config() };
+    assert!(matches!(invoke(&*function(missing).await, json!({})).await, Err(FunctionError::Start { .. })));
+}
+
+#[tokio::test]
+async fn concurrency_is_bounded() {
+    let function = function(FunctionConfig { concurrency: 2, ..config() }).await;
+    let answers = futures::future::join_all((0..8).map(|number| invoke(&function, json!({ "number": number })))).await;
+    let mut pids: Vec<_> = answers.into_iter().map(|answer| answer.unwrap()["pid"].as_u64().unwrap()).collect();
+    pids.sort_unstable();
+    pids.dedup();
+    assert_eq!(pids.len(), 2, "{pids:?}");
+}
+
+#[tokio::test]
+async fn a_schedule_fires() {
+    let folder = tempfile::tempdir().unwrap();
+    let log = folder.path().join("log");
+    let env = vec![("AWS_LAMBDA_LOG_LEVEL".to_owned(), "OFF".to_owned())];
+    let function = function(FunctionConfig { env, logs: Logs::File(log.clone()), ..config() }).await;
+    let schedule = Schedule::start(Duration::from_millis(200), Arc::clone(&function));
+    let fired = || std::fs::read_to_string(&log).unwrap_or_default().matches("Scheduled Event").count();
+    while fired() < 2 {
+        tokio::task::yield_now().await;
+    }
+    schedule.stop().await;
+}
+
+struct Queue {
+    client: Client,
+    url: String,
+    dead: String,
+    _sqs: Sqs,
+}
+
+async fn queue(visibility: &str, max_receives: u32) -> Queue {
+    let sqs = Sqs::start(0, None).await.unwrap();
+    let client = sqs_client(&sqs.url());
+    let dead = client.create_queue().queue_name("dead").send().await.unwrap().queue_url.unwrap();
+    let policy = format!(
+        r#"{{"deadLetterTargetArn":"arn:aws:sqs:us-east-1:000000000000:dead","maxReceiveCount":{max_receives}}}"#
+    );
+    let created = client
+        .create_queue()
+        .queue_name("q")
+        .attributes(Attribute::VisibilityTimeout, visibility)
+        .attributes(Attribute::RedrivePolicy, policy);
+    let url = created.send().await.unwrap().queue_url.unwrap();
+    Queue { client, url, dead, _sqs: sqs }
+}
+
+impl Queue {
+    async fn send(&self, bodies: &[&str]) {
+        let entry = |(index, body): (usize, &&str)| {
+            SendMessageBatchRequestEntry::builder().id(index.to_string()).message_body(*body).build().unwrap()
+        };
+        let entries = bodies.iter().enumerate().map(entry).collect();
+        self.client.send_message_batch().queue_url(&self.url).set_entries(Some(entries)).send().await.unwrap();
+    }
+
+    async fn poll(&self, config: FunctionConfig) -> SqsEventSource {
+        let source = EventSourceConfig { queue_url: self.url.clone(), batch_size: 10, maximum_concurrency: 2 };
+        SqsEventSource::start(self.client.clone(), source, function(config).await).await.unwrap()
+    }
+
+    async fn left(&self, url: &str) -> u32 {
+        let counts = [Attribute::ApproximateNumberOfMessages, Attribute::ApproximateNumberOfMessagesNotVisible];
+        let all = self.client.get_queue_attributes().queue_url(url).attribute_names(Attribute::All).send().await;
+        let all = all.unwrap().attributes.unwrap();
+        counts.iter().map(|name| all[name].parse::<u32>().unwrap()).sum()
+    }
+
+    /// Waits until the queue is empty, and returns what died.
+    async fn dead_bodies(&self) -> Vec<String> {
+        while self.left(&self.url).await > 0 {
+            tokio::task::yield_now().await;
+        }
+        let received = self.client.receive_message().queue_url(&self.dead).max_number_of_messages(10).send().await;
+        let messages = received.unwrap().messages.unwrap_or_default();
+        let mut bodies: Vec<_> = messages.into_iter().map(|message| message.body.unwrap()).collect();
+        bodies.sort();
+        bodies
+    }
+}
+
+#[tokio::test]
+async fn only_what_failed_is_delivered_again_and_dies() {
+    let queue = queue("1", 2).await;
+    queue.send(&["good", "fail", "also good"]).await;
+    let source = queue.poll(config()).await;
+    assert_eq!(queue.dead_bodies().await, ["fail"]);
+    source.stop(Duration::from_secs(5)).await;
+}
+
+#[tokio::test]
+async fn a_failure_without_a_name_fails_the_batch() {
+    let queue = queue("1", 1).await;
+    queue.send(&["good", "fail without a name"]).await;
+    let source = queue.poll(config()).await;
+    assert_eq!(queue.dead_bodies().await, ["fail without a name", "good"]);
+    source.stop(Duration::from_secs(5)).await;
+}
+
+#[tokio::test]
+async fn a_function_error_a_crash_and_a_timeout_fail_the_batch() {
+    for order in ["panic", "exit", "hang"] {
+        let queue = queue("3", 1).await;
+        queue.send(&["good", order]).await;
+        let source = queue.poll(FunctionConfig { timeout: Duration::from_secs(1), ..config() }).await;
+        let mut expected = vec!["good".to_owned(), order.to_owned()];
+        expected.sort();
+        assert_eq!(queue.dead_bodies().await, expected);
+        source.stop(Duration::from_secs(5)).await;
+    }
+}
+
+#[tokio::test]
+async fn a_stop_leaves_unfinished_messages_in_the_queue() {
+    let queue = queue("600", 1).await;
+    queue.send(&["hang"]).await;
+    let source = queue.poll(config()).await;
+    let received = Attribute::ApproximateNumberOfMessagesNotVisible;
+    loop {
+        let all = queue.client.get_queue_attributes().queue_url(&queue.url).attribute_names(Attribute::All).send();
+        if all.await.unwrap().attributes.unwrap()[&received] == "1" {
+            break;
+        }
+    }
+    source.stop(Duration::ZERO).await;
+    assert_eq!(queue.left(&queue.url).await, 1);
+}

@@ -1,0 +1,39 @@
+//! What can go wrong with the store.
+
+use crate::table::{Key, Kind, TableError};
+
+/// Why the store did not do as asked.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The database did not do as asked.
+    #[error("database request failed")]
+    Table(#[from] TableError),
+    /// Others changed the same items again and again.
+    #[error("gave up after {attempts} attempts, each overtaken by another writer")]
+    Contended {
+        /// How often it was tried.
+        attempts: u32,
+    },
+    /// A stored item cannot be understood.
+    #[error("item {} / {} is unreadable: {problem}", .key.pk, .key.sk)]
+    Unreadable {
+        /// Which item.
+        key: Key,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// More events than one transaction can mark announce one kiosk.
+    #[error("kiosk {0} is announced by too many events")]
+    KioskCrowded(usher_domain::KioskKey),
+}
+
+impl StoreError {
+    /// What the caller should do.
+    pub fn kind(&self) -> Kind {
+        match self {
+            StoreError::Table(error) => error.kind(),
+            StoreError::Contended { .. } => Kind::Conflict,
+            StoreError::Unreadable { .. } | StoreError::KioskCrowded(_) => Kind::Bug,
+        }
+    }
+}

@@ -1,0 +1,266 @@
+//! Events: who minted them, what state they are in, which rooms they have.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::{Deserialize, Serialize};
+use usher_domain::{
+    EventKey, EventMint, Fact, GroupId, Incarnation, KioskKey, Position,
+    event::{self, Minted, Minting, owner_of},
+};
+
+use crate::{
+    Store, StoreError,
+    fact::{Subject, event_pk},
+    item::{from_json, from_json_if_any, json, named},
+    lease::{CONVERGED, FENCE, GENERATION, Held, due_at},
+    ledger::{ANNOUNCERS_MAX, ATTEMPTS_MAX, Numbered, Recorded, kiosk_announced, kiosk_unchanged, settled},
+    table::{Attributes, Condition, DUE_AT_MS, Item, Key, Query, SK, Step, Table, Write},
+};
+
+const MINTED: &str = "minted";
+const DISPUTED: &str = "disputed";
+const MINT_VERSION: &str = "mint_version";
+/// The kiosks whose waiting facts are not all recorded yet.
+pub(crate) const REPLAY: &str = "replay";
+const ROOM: &str = "room";
+const EVENT: &str = "event";
+const ROOM_PREFIX: &str = "event#room#";
+const DIRECTORY: &str = "events";
+/// How many mints of one event go into one transaction.
+const MINTS_MAX: usize = 20;
+
+/// An event, as far as it is stored in the clear.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EventRecord {
+    /// Which event.
+    pub event: EventKey,
+    /// The minting that counts: incarnation, creator, kiosk, metadata. None if all were retracted or are in dispute.
+    pub minted: Option<Minted>,
+    /// Live mints contradict each other.
+    pub disputed: bool,
+    /// Counts the changes of what should be.
+    pub generation: u64,
+    /// The newest generation that the rooms were equal to.
+    pub converged_generation: Option<u64>,
+    /// The number of the newest lease.
+    pub fence: u64,
+    /// Who holds the event, if anybody does.
+    pub held: Option<Held>,
+    /// When the event is to be looked at, in milliseconds since 1970.
+    pub due_at_ms: Option<u64>,
+    /// Facts that waited for its kiosk are not all recorded yet; see [`Store::replay`].
+    pub replaying: bool,
+    /// Its rooms, of every incarnation, in order of their numbers.
+    pub rooms: Vec<RoomRecord>,
+}
+
+/// A room of an event.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RoomRecord {
+    /// Counts the event's rooms, lost ones included.
+    pub number: u32,
+    /// The XMTP group.
+    pub group: GroupId,
+    /// The incarnation it belongs to.
+    pub incarnation: Incarnation,
+    /// Whether it can be used.
+    pub state: RoomState,
+}
+
+/// Whether a room can be used.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "state", rename_all = "snake_case")]
+pub enum RoomState {
+    /// It is kept in step.
+    Active,
+    /// It is never written again.
+    Lost {
+        /// Why, for an operator.
+        reason: String,
+    },
+}
+
+impl RoomRecord {
+    /// The write that stores this record, to ride in a snapshot's transaction.
+    pub fn write(&self) -> Write {
+        let sk = format!("{ROOM_PREFIX}{:06}#{}", self.number, self.group);
+        Write::put(Key::new(event_pk(&self.incarnation.event), sk), Item::from([(ROOM.into(), json(self))]))
+    }
+}
+
+/// [`Minted`] as stored.
+#[derive(Serialize, Deserialize)]
+struct StoredMinted {
+    incarnation: Incarnation,
+    mint: EventMint,
+    position: Position,
+}
+
+impl<T: Table> Store<T> {
+    /// The event with its rooms.
+    pub async fn event(&self, event: &EventKey) -> Result<Option<EventRecord>, StoreError> {
+        let rows = self.table.query(&Query::prefix(event_pk(event), EVENT)).await?;
+        // The event's own item sorts before its rooms.
+        let Some((item, rooms)) = rows.split_first() else { return Ok(None) };
+        let mut record = read(event, item)?;
+        record.rooms = rooms.iter().map(|room| from_json(room, ROOM)).collect::<Result<_, _>>()?;
+        Ok(Some(record))
+    }
+
+    /// Every event ever minted, for an operator.
+    pub async fn events(&self) -> Result<Vec<EventKey>, StoreError> {
+        self.table.query(&Query::all(DIRECTORY)).await?.iter().map(|item| named(item, SK, "")).collect()
+    }
+
+    /// The event whose tickets a kiosk's are: of all that announced it, the first whose minting counts.
+    pub async fn kiosk_owner(&self, kiosk: &KioskKey) -> Result<Option<EventKey>, StoreError> {
+        let mut minted = Vec::new();
+        for event in self.kiosk(kiosk).await?.unwrap_or_default() {
+            let item = self.table.get(&event_key(&event)).await?;
+            minted.extend(item.map(|item| read_minted(&item)).transpose()?.flatten());
+        }
+        Ok(owner_of(*kiosk, &minted).map(|minted| minted.incarnation.event))
+    }
+
+    /// Every known mint of an event, retracted ones included, in order of position.
+    pub async fn mints(&self, event: &EventKey) -> Result<Vec<Fact>, StoreError> {
+        Ok(Subject::Event(*event).facts(&self.table).await?.into_values().collect())
+    }
+
+    /// Stores mints of one event, announces their kiosks, and replays what waited for them.
+    pub(crate) async fn record_mints(
+        &self,
+        event: &EventKey,
+        facts: &[Numbered<'_>],
+        recorded: &mut Recorded,
+    ) -> Result<(), StoreError> {
+        for facts in facts.chunks(MINTS_MAX) {
+            let mut attempts = 0;
+            while !self.try_record_mints(event, facts, recorded).await? {
+                attempts += 1;
+                if attempts == ATTEMPTS_MAX {
+                    return Err(StoreError::Contended { attempts });
+                }
+            }
+        }
+        // The mint is stored and its event due: that the replay failed is not the mint's failure.
+        if let Err(error) = self.replay(event).await {
+            tracing::warn!(%event, error = &error as &dyn std::error::Error, "replay of waiting facts left for later");
+        }
+        Ok(())
+    }
+
+    /// Whether it is done; if not, somebody else was faster and it must be planned anew.
+    async fn try_record_mints(
+        &self,
+        event: &EventKey,
+        facts: &[Numbered<'_>],
+        recorded: &mut Recorded,
+    ) -> Result<bool, StoreError> {
+        // The version first, as with tickets.
+        let item = self.table.get(&event_key(event)).await?.unwrap_or_default();
+        let mut known = Subject::Event(*event).facts(&self.table).await?;
+        let (mut writes, news) = Subject::Event(*event).learn(facts, &mut known);
+        if writes.is_empty() {
+            recorded.learned(news);
+            return Ok(true);
+        }
+        let minting = event::fold(&known.into_values().collect::<Vec<_>>());
+        let announced: BTreeSet<_> = facts
+            .iter()
+            .filter(|(_, fact)| !fact.retracted)
+            .filter_map(|(_, fact)| Some(fact.incarnation()?.kiosk()))
+            .collect();
+        // Whoever else announced a kiosk that this event had or has must look who owns it now.
+        let had_or_has = [read_minted(&item)?, minting.current.clone()].into_iter().flatten();
+        let mut kiosks = BTreeMap::new();
+        for kiosk in announced.iter().copied().chain(had_or_has.map(|minted| minted.incarnation.kiosk())) {
+            kiosks.insert(kiosk, self.kiosk(&kiosk).await?);
+        }
+        let others: BTreeSet<_> = kiosks.values().flatten().flatten().copied().filter(|other| other != event).collect();
+        if others.len() >= ANNOUNCERS_MAX {
+            let (kiosk, _) = kiosks.pop_first().expect("somebody announced one");
+            return Err(StoreError::KioskCrowded(kiosk));
+        }
+
+        let now_ms = self.clock.now_ms();
+        let mut replay = from_json_if_any::<BTreeSet<KioskKey>>(&item, REPLAY)?.unwrap_or_default();
+        for (kiosk, events) in &kiosks {
+            let known = events.as_ref().is_some_and(|events| events.contains(event));
+            if known || !announced.contains(kiosk) {
+                writes.push(kiosk_unchanged(kiosk, events.as_deref()));
+                continue;
+            }
+            if events.is_none() {
+                replay.insert(*kiosk);
+            }
+            let mut all = events.clone().unwrap_or_default();
+            all.push(*event);
+            writes.push(kiosk_announced(kiosk, events.as_deref(), &all));
+        }
+        writes.push(mint_event(event, &item, &minting, &replay, now_ms));
+        writes.push(Write::put(Key::new(DIRECTORY, event.to_string()), Item::new()));
+        writes.extend(others.iter().map(|other| mark_changed(other, now_ms)));
+        if !settled(self.table.transact(&writes).await)? {
+            return Ok(false);
+        }
+        recorded.learned(news);
+        recorded.due.insert(*event);
+        recorded.due.extend(others);
+        Ok(true)
+    }
+}
+
+/// Stores what an event's mints add up to.
+fn mint_event(event: &EventKey, before: &Item, minting: &Minting, replay: &BTreeSet<KioskKey>, now_ms: u64) -> Write {
+    let version = before.number(MINT_VERSION);
+    let mut steps = due_now(event, now_ms);
+    steps.push(Step::set(MINT_VERSION, version.unwrap_or(0) + 1));
+    steps.push(match &minting.current {
+        Some(Minted { incarnation, mint, position }) => Step::set(
+            MINTED,
+            json(&StoredMinted { incarnation: *incarnation, mint: mint.clone(), position: *position }),
+        ),
+        None => Step::Remove(MINTED),
+    });
+    steps.push(if minting.disputed { Step::set(DISPUTED, 1) } else { Step::Remove(DISPUTED) });
+    if !replay.is_empty() {
+        steps.push(Step::set(REPLAY, json(replay)));
+    }
+    Write::update(event_key(event), steps).when(Condition::is(MINT_VERSION, version))
+}
+
+/// Says that what should be has changed: one step of the generation, and the event is due.
+pub(crate) fn mark_changed(event: &EventKey, now_ms: u64) -> Write {
+    Write::update(event_key(event), due_now(event, now_ms)).when(Condition::ITEM_EXISTS)
+}
+
+fn due_now(event: &EventKey, now_ms: u64) -> Vec<Step> {
+    let [at, shard] = due_at(event, Some(now_ms));
+    vec![Step::Add(GENERATION, 1), at, shard]
+}
+
+/// The key of an event's item, for writes of others' attributes to it.
+pub fn event_key(event: &EventKey) -> Key {
+    Key::new(event_pk(event), EVENT)
+}
+
+fn read(event: &EventKey, item: &Item) -> Result<EventRecord, StoreError> {
+    Ok(EventRecord {
+        event: *event,
+        minted: read_minted(item)?,
+        disputed: item.contains_key(DISPUTED),
+        generation: item.number(GENERATION).unwrap_or(0),
+        converged_generation: item.number(CONVERGED),
+        fence: item.number(FENCE).unwrap_or(0),
+        held: Held::read(item),
+        due_at_ms: item.number(DUE_AT_MS),
+        replaying: item.contains_key(REPLAY),
+        rooms: Vec::new(),
+    })
+}
+
+fn read_minted(item: &Item) -> Result<Option<Minted>, StoreError> {
+    let stored: Option<StoredMinted> = from_json_if_any(item, MINTED)?;
+    Ok(stored.map(|StoredMinted { incarnation, mint, position }| Minted { incarnation, mint, position }))
+}

@@ -1,0 +1,312 @@
+//! Following a group's log: commits that count move the epoch, all else is read or stepped over.
+
+use openmls::{
+    framing::{ContentType, MlsMessageBodyIn, MlsMessageIn, PrivateMessageIn, ProcessedMessageContent},
+    group::{ProcessMessageError, StagedCommit},
+    prelude::ProtocolMessage,
+};
+use sha2::{Digest, Sha256};
+use tls_codec::DeserializeBytes;
+
+use super::{Group, Lost, validate::CommitView};
+use crate::{
+    content::{self, Content},
+    identities::{Identities, IdentitiesError},
+    identity::{InboxId, InstallationId},
+    key_package::credential_inbox,
+    network::{APPLICATION_MESSAGES, COMMITS, GroupMessage, Network, NetworkError, PAGE_SIZE},
+    policy::Roles,
+    proto::contents::GroupUpdated,
+};
+
+/// Something met in a group's log.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Event {
+    /// A member's message.
+    Received(Received),
+    /// A commit that moved the epoch.
+    Committed(Committed),
+    /// Somebody else's commit took the epoch that ours was made for. Look at the group and decide again.
+    Superseded,
+    /// A message that does not count: junk, a refused commit, or one that cannot be decrypted.
+    Skipped {
+        /// Its id.
+        id: u64,
+        /// Why it does not count.
+        reason: String,
+    },
+}
+
+/// A member's message.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Received {
+    /// Its id in the group's log.
+    pub id: u64,
+    /// When the node stored it, in nanoseconds since 1970.
+    pub created_ns: u64,
+    /// Who sent it.
+    pub sender: InboxId,
+    /// From which installation.
+    pub installation: InstallationId,
+    /// What it says.
+    pub content: Content,
+}
+
+/// A commit that moved the epoch.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Committed {
+    /// Its id in the group's log.
+    pub id: u64,
+    /// When the node stored it, in nanoseconds since 1970.
+    pub created_ns: u64,
+    /// The epoch it led to.
+    pub epoch: u64,
+    /// Whether it is our own.
+    pub own: bool,
+    /// Who committed.
+    pub actor: InboxId,
+    /// His roles before the commit.
+    pub actor_is_admin: bool,
+    /// What it changed, as clients show it.
+    pub change: GroupUpdated,
+}
+
+/// Trouble that a later sync may not have. What was read before it counts.
+#[derive(Debug, thiserror::Error)]
+pub enum WalkError {
+    /// The network failed.
+    #[error("the group's log cannot be read")]
+    Network(#[from] NetworkError),
+    /// A commit cannot be checked now.
+    #[error("a commit cannot be checked now")]
+    Identities(#[from] IdentitiesError),
+}
+
+/// What became of one message.
+enum Step {
+    Moved(Event),
+    Nothing,
+}
+
+impl Group {
+    /// Reads the log from where it was left. On trouble the cursor stands before the message that could not be
+    /// decided; what came before it is in `events` and in the group.
+    pub async fn sync(
+        &mut self,
+        network: &dyn Network,
+        identities: &mut Identities,
+        events: &mut Vec<Event>,
+    ) -> Result<(), WalkError> {
+        loop {
+            let page = network.group_messages(self.id, self.cursor.latest()).await?;
+            let last = page.len() < PAGE_SIZE;
+            for message in page {
+                if self.lost.is_some() {
+                    return Ok(());
+                }
+                self.receive(&message, network, identities, events).await?;
+            }
+            if last {
+                return Ok(());
+            }
+        }
+    }
+
+    async fn receive(
+        &mut self,
+        message: &GroupMessage,
+        network: &dyn Network,
+        identities: &mut Identities,
+        events: &mut Vec<Event>,
+    ) -> Result<(), WalkError> {
+        let skipped = |reason: &str| Event::Skipped { id: message.id, reason: reason.to_owned() };
+        let Some(protocol_message) = self.parse(&message.data) else {
+            self.cursor.advance(APPLICATION_MESSAGES, message.id);
+            events.push(skipped("not a PrivateMessage of this group"));
+            return Ok(());
+        };
+        let originator = match protocol_message.content_type() {
+            ContentType::Commit => COMMITS,
+            ContentType::Application | ContentType::Proposal => APPLICATION_MESSAGES,
+        };
+        let digest: [u8; 32] = Sha256::digest(&message.data).into();
+        let own = self.sent.iter().position(|sent| *sent == digest);
+        if let Some(own) = own {
+            if let Some(event) = self.meet_own(message, network, identities).await? {
+                events.push(event);
+            }
+            self.sent.remove(own);
+        } else {
+            match self.meet_other(message, protocol_message, network, identities, events).await? {
+                Step::Moved(event) => events.push(event),
+                Step::Nothing => {}
+            }
+        }
+        self.cursor.advance(originator, message.id);
+        Ok(())
+    }
+
+    fn parse(&self, data: &[u8]) -> Option<PrivateMessageIn> {
+        let message = MlsMessageIn::tls_deserialize_exact_bytes(data).ok()?;
+        match message.extract() {
+            MlsMessageBodyIn::PrivateMessage(message) if message.group_id().as_slice() == self.id.0 => Some(message),
+            _ => None,
+        }
+    }
+
+    /// A message that this state sent. If it is the stored commit and its epoch is still current, it counts.
+    async fn meet_own(
+        &mut self,
+        message: &GroupMessage,
+        network: &dyn Network,
+        identities: &mut Identities,
+    ) -> Result<Option<Event>, WalkError> {
+        let ours = self.pending.as_ref().is_some_and(|pending| pending.data == message.data);
+        if !ours {
+            return Ok(None);
+        }
+        let staged = self.mls.pending_commit().expect("a pending commit is stored with its MLS state");
+        let sender = openmls::framing::Sender::Member(self.mls.own_leaf_index());
+        let view = CommitView::new(&self.mls, staged, &sender).expect("checked before it was stored");
+        identities.load(network, &view.inboxes_to_verify()).await?;
+        self.mls.merge_pending_commit(&self.provider).expect("a stored pending commit merges into memory");
+        let pending = self.pending.take().expect("looked at above");
+        if let Some(welcome) = pending.welcome {
+            self.welcomes.push(crate::proto::state::Welcome { commit_id: message.id, ..welcome });
+        }
+        Ok(Some(self.committed(message, &view, identities, true)))
+    }
+
+    async fn meet_other(
+        &mut self,
+        message: &GroupMessage,
+        private: PrivateMessageIn,
+        network: &dyn Network,
+        identities: &mut Identities,
+        events: &mut Vec<Event>,
+    ) -> Result<Step, WalkError> {
+        let skipped =
+            |reason: String| Ok(Step::Moved(Event::Skipped { id: message.id, reason }));
+        let epoch = private.epoch().as_u64();
+        let content_type = private.content_type();
+        if content_type == ContentType::Proposal {
+            return skipped("a standalone proposal".to_owned());
+        }
+        if content_type == ContentType::Commit && epoch != self.epoch() {
+            return skipped(format!("a commit for epoch {epoch} in epoch {}", self.epoch()));
+        }
+        // Decrypting uses up the sender's ratchet; a commit that cannot be decided now must be decryptable again.
+        let before = (content_type == ContentType::Commit).then(|| self.provider.values());
+        let processed = match self.mls.process_message(&self.provider, ProtocolMessage::from(private)) {
+            Ok(processed) => processed,
+            Err(error) if is_lifetime(&error) => {
+                // Members with libxmtp accept a commit whose added key package has expired since; openmls does not.
+                self.lose(Lost::Unfollowable(format!("commit {}: {error}", message.id)));
+                return Ok(Step::Nothing);
+            }
+            Err(error) => return skipped(error.to_string()),
+        };
+        let sender = processed.sender().clone();
+        let credential = processed.credential().clone();
+        match processed.into_content() {
+            ProcessedMessageContent::ApplicationMessage(application) => {
+                let Some((sender, installation)) = self.sender(&sender, &credential) else {
+                    return skipped("its sender is no member any more".to_owned());
+                };
+                let content = match content::decode(&application.into_bytes()) {
+                    Ok(content) => content,
+                    Err(error) => return skipped(error.to_string()),
+                };
+                if matches!(content, Content::LeaveRequest { .. }) {
+                    self.leaving.insert(sender.clone());
+                }
+                let (id, created_ns) = (message.id, message.created_ns);
+                Ok(Step::Moved(Event::Received(Received { id, created_ns, sender, installation, content })))
+            }
+            ProcessedMessageContent::StagedCommitMessage(staged) => {
+                let decided = self.decide(message, &sender, *staged, network, identities, events).await;
+                if decided.is_err() {
+                    self.restore(before.expect("kept for commits"));
+                }
+                decided
+            }
+            ProcessedMessageContent::OwnPrivateMessage => {
+                if epoch >= self.epoch() {
+                    self.lose(Lost::RolledBack);
+                }
+                skipped("an own message that this state does not know".to_owned())
+            }
+            _ => skipped("not an XMTP message".to_owned()),
+        }
+    }
+
+    /// Merges somebody else's commit if every member accepts it.
+    async fn decide(
+        &mut self,
+        message: &GroupMessage,
+        sender: &openmls::framing::Sender,
+        staged: StagedCommit,
+        network: &dyn Network,
+        identities: &mut Identities,
+        events: &mut Vec<Event>,
+    ) -> Result<Step, WalkError> {
+        let refused = |reason: &dyn std::fmt::Display| {
+            Ok(Step::Moved(Event::Skipped { id: message.id, reason: format!("refused commit: {reason}") }))
+        };
+        let view = match CommitView::new(&self.mls, &staged, sender) {
+            Ok(view) => view,
+            Err(invalid) => return refused(&invalid),
+        };
+        identities.load(network, &view.inboxes_to_verify()).await?;
+        if let Err(invalid) = view.check(identities) {
+            return refused(&invalid);
+        }
+        let ejected = staged.self_removed();
+        self.mls.merge_staged_commit(&self.provider, staged).expect("a staged commit merges into memory");
+        if self.pending.take().is_some() {
+            events.push(Event::Superseded);
+        }
+        if ejected {
+            self.lose(Lost::Ejected);
+        }
+        Ok(Step::Moved(self.committed(message, &view, identities, false)))
+    }
+
+    /// What a merged commit leaves to remember.
+    fn committed(&mut self, message: &GroupMessage, view: &CommitView, identities: &Identities, own: bool) -> Event {
+        let change = view.summary(&self.leaving);
+        let members = self.membership().members;
+        self.damaged.retain(|inbox| members.contains_key(inbox) && !view.inboxes_to_verify().contains(inbox));
+        self.damaged.extend(view.damage(identities));
+        self.leaving.retain(|inbox| members.contains_key(inbox));
+        let Roles { admin, super_admin } = view.actor_roles();
+        Event::Committed(Committed {
+            id: message.id,
+            created_ns: message.created_ns,
+            epoch: self.epoch(),
+            own,
+            actor: view.actor.inbox.clone(),
+            actor_is_admin: admin || super_admin,
+            change,
+        })
+    }
+
+    /// The inbox and installation that sent a message, if the leaf still belongs to the same inbox.
+    fn sender(
+        &self,
+        sender: &openmls::framing::Sender,
+        credential: &openmls::credentials::Credential,
+    ) -> Option<(InboxId, InstallationId)> {
+        let openmls::framing::Sender::Member(index) = sender else { return None };
+        let member = self.mls.member_at(*index)?;
+        if member.credential != *credential {
+            return None;
+        }
+        Some((credential_inbox(credential)?, member.signature_key.as_slice().try_into().ok()?))
+    }
+}
+
+fn is_lifetime<E: std::fmt::Debug>(error: &ProcessMessageError<E>) -> bool {
+    // The lifetime is reported from three places, each wrapped differently.
+    format!("{error:?}").contains("Lifetime")
+}

@@ -1,0 +1,120 @@
+//! Verified identity logs: who belonged to an inbox after which entry.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use async_trait::async_trait;
+
+use crate::{
+    identity::{AssociationError, AssociationState, InboxId, InstallationId, SmartWalletVerifier, VerifierError},
+    network::{Network, NetworkError},
+};
+
+/// Identity logs that were read from the network and verified, entry by entry.
+#[derive(Debug, Clone, Default)]
+pub struct Identities {
+    logs: BTreeMap<InboxId, BTreeMap<u64, AssociationState>>,
+    refused: BTreeMap<InboxId, String>,
+}
+
+/// Why an inbox's identity log could not be read. That a log breaks the rules is no error: such an inbox simply has no
+/// state.
+#[derive(Debug, thiserror::Error)]
+pub enum IdentitiesError {
+    /// The network did not answer.
+    #[error("identity logs cannot be read")]
+    Network(#[from] NetworkError),
+    /// A smart-contract wallet's signature could not be checked now.
+    #[error("the identity log of inbox {inbox} cannot be verified now")]
+    Unverifiable {
+        /// Whose log.
+        inbox: InboxId,
+        /// Why.
+        source: AssociationError,
+    },
+}
+
+impl Identities {
+    /// Reads and verifies the whole logs of `inboxes` that are not known yet.
+    pub async fn load(
+        &mut self,
+        network: &dyn Network,
+        inboxes: impl IntoIterator<Item = &InboxId>,
+    ) -> Result<(), IdentitiesError> {
+        let unknown: BTreeSet<&InboxId> =
+            inboxes.into_iter().filter(|inbox| !self.logs.contains_key(*inbox)).collect();
+        if unknown.is_empty() {
+            return Ok(());
+        }
+        let wanted: Vec<(InboxId, u64)> = unknown.into_iter().map(|inbox| (inbox.clone(), 0)).collect();
+        let logs = network.identity_updates(&wanted).await?;
+        for ((inbox, _), log) in wanted.into_iter().zip(logs) {
+            let states = match verify(&inbox, &log, network).await {
+                Ok(states) => states,
+                Err(source) if source.is_retryable() => return Err(IdentitiesError::Unverifiable { inbox, source }),
+                Err(refused) => {
+                    self.refused.insert(inbox.clone(), refused.to_string());
+                    BTreeMap::new()
+                }
+            };
+            self.logs.insert(inbox, states);
+        }
+        Ok(())
+    }
+
+    /// The state of an inbox after exactly this entry of its log. (libxmtp resolves no other number.)
+    pub fn at(&self, inbox: &InboxId, sequence_id: u64) -> Option<&AssociationState> {
+        self.logs.get(inbox)?.get(&sequence_id)
+    }
+
+    /// The newest state of an inbox, and its entry.
+    pub fn latest(&self, inbox: &InboxId) -> Option<(u64, &AssociationState)> {
+        self.logs.get(inbox)?.last_key_value().map(|(sequence_id, state)| (*sequence_id, state))
+    }
+
+    /// Why a loaded inbox has no state, if its log breaks the rules.
+    pub fn refusal(&self, inbox: &InboxId) -> Option<&str> {
+        self.refused.get(inbox).map(String::as_str)
+    }
+
+    pub(crate) fn installations_at(&self, inbox: &InboxId, sequence_id: u64) -> Option<BTreeSet<InstallationId>> {
+        self.at(inbox, sequence_id).map(AssociationState::installations)
+    }
+}
+
+async fn verify(
+    inbox: &InboxId,
+    log: &[crate::network::LoggedUpdate],
+    network: &dyn Network,
+) -> Result<BTreeMap<u64, AssociationState>, AssociationError> {
+    let wallets = NodeVerifier(network);
+    let mut states = BTreeMap::new();
+    let mut state = None;
+    for entry in log {
+        let next = AssociationState::apply(state, &entry.update, &wallets).await?;
+        if next.inbox_id() != inbox {
+            return Err(AssociationError::WrongInboxId);
+        }
+        states.insert(entry.sequence_id, next.clone());
+        state = Some(next);
+    }
+    Ok(states)
+}
+
+/// Smart-contract wallets are checked by the node, as libxmtp's bindings do.
+struct NodeVerifier<'a>(&'a dyn Network);
+
+#[async_trait]
+impl SmartWalletVerifier for NodeVerifier<'_> {
+    async fn verify(
+        &self,
+        account_id: &str,
+        block_number: Option<u64>,
+        hash: [u8; 32],
+        signature: &[u8],
+    ) -> Result<bool, VerifierError> {
+        self.0
+            .verify_smart_wallet_signature(account_id, block_number, hash, signature)
+            .await
+            .map_err(|error| VerifierError::Unavailable(Box::new(error)))
+    }
+}

@@ -1,0 +1,192 @@
+//! Our XMTP client against the published one: each makes rooms, changes them and talks to the other, over Curve25519,
+//! X-Wing and pointers. Our side's state is encoded, dropped and decoded between every call.
+
+use std::collections::BTreeSet;
+
+use usher_localnet::{
+    person::Person,
+    xmtp_node::{Node, NodeOptions, RunningNode},
+};
+use usher_tests::node_sdk::{GroupOptions, MetadataField, NodeSdk, Preset, RoleChange, SdkClient, Wallet};
+use usher_xmtp::{
+    GroupId, Lost, attributes,
+    group::{Event, MetadataChange},
+    identity::InboxId,
+    policy::Policies,
+};
+
+type Outcome = Result<(), Box<dyn std::error::Error>>;
+
+struct World {
+    node: RunningNode,
+    sdk: NodeSdk,
+}
+
+impl World {
+    async fn start() -> Result<Self, Box<dyn std::error::Error>> {
+        let node = Node::start(NodeOptions::on_free_ports()).await?;
+        let sdk = NodeSdk::start(&node.url())?;
+        Ok(Self { node, sdk })
+    }
+
+    /// A person with the published client.
+    async fn theirs(&self, number: u64) -> Result<SdkClient, Box<dyn std::error::Error>> {
+        Ok(self.sdk.client(&Wallet::numbered(number)).await?)
+    }
+
+    /// A person with our client.
+    async fn ours(&self, number: u8) -> Result<Person, Box<dyn std::error::Error>> {
+        Ok(Person::register(&[number; 32], &self.node.url()).await?)
+    }
+}
+
+fn inbox(client: &SdkClient) -> InboxId {
+    client.inbox_id().parse().expect("an SDK's inbox id")
+}
+
+fn inboxes(clients: &[&SdkClient]) -> BTreeSet<InboxId> {
+    clients.iter().map(|client| inbox(client)).collect()
+}
+
+fn id(group: &str) -> GroupId {
+    let bytes = hex::decode(group).expect("an SDK's group id");
+    GroupId(bytes.try_into().expect("16 bytes"))
+}
+
+/// What stood in the log and did not count, for assertion messages.
+fn skipped(person: &Person, group: GroupId) -> Vec<&Event> {
+    person.events(group).iter().filter(|event| matches!(event, Event::Skipped { .. })).collect()
+}
+
+#[tokio::test]
+async fn our_room_holds_their_clients() -> Outcome {
+    let world = World::start().await?;
+    let mut ours = world.ours(1).await?;
+    let (ana, ben) = (world.theirs(1).await?, world.theirs(2).await?);
+    let ben_at_work = world.theirs(2).await?;
+
+    let room = ours.create_group("Opening night", Policies::admin_only(), &inboxes(&[&ana])).await?;
+    ours.change_members(room, &inboxes(&[&ben]), &BTreeSet::new()).await?;
+    let name = room.to_string();
+    for client in [&ana, &ben, &ben_at_work] {
+        client.sync().await?;
+        let seen = client.synced(&name).await?;
+        assert_eq!(seen.name, "Opening night");
+        assert_eq!(seen.super_admins, [ours.inbox()?.to_string()]);
+        assert_eq!(seen.preset, Some(Preset::AdminOnly));
+        assert!(seen.is_active && !seen.maybe_forked, "{}", seen.fork_details);
+    }
+
+    ours.send_text(room, "welcome").await?;
+    ana.sync_conversation(&name).await?;
+    assert_eq!(ana.texts(&name).await?, ["welcome"]);
+    // libxmtp renews its keys before it first speaks.
+    ana.send_text(&name, "hello").await?;
+    ben_at_work.sync_conversation(&name).await?;
+    ben_at_work.send_text(&name, "hi from work").await?;
+    ours.sync().await?;
+    assert_eq!(ours.texts(room), ["hello", "hi from work"], "{:?}", skipped(&ours, room));
+
+    let rename = MetadataChange {
+        attributes: [(attributes::NAME.to_owned(), "Closing night".to_owned())].into(),
+        add_admins: inboxes(&[&ana]),
+        ..MetadataChange::default()
+    };
+    ours.change_metadata(room, &rename).await?;
+    let seen = ana.synced(&name).await?;
+    assert_eq!(seen.name, "Closing night");
+    assert_eq!(seen.admins, [ana.inbox_id()]);
+
+    ours.change_members(room, &BTreeSet::new(), &inboxes(&[&ben])).await?;
+    ours.send_text(room, "without Ben").await?;
+    ana.sync_conversation(&name).await?;
+    assert_eq!(ana.texts(&name).await?.last().map(String::as_str), Some("without Ben"));
+    for client in [&ben, &ben_at_work] {
+        let seen = client.synced(&name).await?;
+        assert!(!seen.is_active);
+        assert!(!client.texts(&name).await?.contains(&"without Ben".to_owned()));
+    }
+
+    ours.change_members(room, &inboxes(&[&ben]), &BTreeSet::new()).await?;
+    ben.sync().await?;
+    assert!(ben.synced(&name).await?.is_active, "a member who was removed can come back");
+    ben.send_text(&name, "back again").await?;
+    ours.sync().await?;
+    assert_eq!(ours.texts(room).last().map(String::as_str), Some("back again"));
+    Ok(())
+}
+
+#[tokio::test]
+async fn their_room_holds_our_client() -> Outcome {
+    let world = World::start().await?;
+    let mut ours = world.ours(1).await?;
+    let (ana, ben) = (world.theirs(1).await?, world.theirs(2).await?);
+    let our_inbox = ours.inbox()?.to_string();
+    let options = GroupOptions { name: Some("Ana's room".to_owned()), preset: Some(Preset::AdminOnly), ..GroupOptions::default() };
+    let name = ana.create_group(&[&our_inbox, ben.inbox_id()], &options).await?;
+    let room = id(&name);
+
+    ours.sync().await?;
+    assert_eq!(ours.dropped(), [] as [&str; 0]);
+    let group = ours.group(room)?;
+    assert_eq!(group.metadata().attributes[attributes::NAME], "Ana's room");
+    assert_eq!(group.added_by(), Some(&inbox(&ana)));
+
+    ana.send_text(&name, "hello ours").await?;
+    ours.sync().await?;
+    assert_eq!(ours.texts(room), ["hello ours"], "{:?}", skipped(&ours, room));
+    ours.update_keys(room).await?;
+    ours.send_text(room, "hello theirs").await?;
+    ben.sync().await?;
+    ben.sync_conversation(&name).await?;
+    assert_eq!(ben.texts(&name).await?.last().map(String::as_str), Some("hello theirs"));
+
+    ana.set_metadata(&name, MetadataField::Name, "renamed").await?;
+    ana.change_role(&name, RoleChange::AddAdmin, &our_inbox).await?;
+    ours.sync().await?;
+    assert_eq!(ours.group(room)?.metadata().attributes[attributes::NAME], "renamed");
+    assert_eq!(ana.conversation(&name).await?.admins, [our_inbox.as_str()]);
+
+    // As admin, ours may add and remove.
+    let cem = world.theirs(3).await?;
+    ours.change_members(room, &inboxes(&[&cem]), &inboxes(&[&ben])).await?;
+    cem.sync().await?;
+    assert!(cem.synced(&name).await?.is_active);
+    assert!(!ben.synced(&name).await?.is_active);
+
+    ana.remove_members(&name, &[&our_inbox]).await?;
+    ana.send_text(&name, "without ours").await?;
+    ours.sync().await?;
+    assert_eq!(ours.group(room)?.lost(), Some(&Lost::Ejected));
+    assert!(!ours.texts(room).contains(&"without ours".to_owned()));
+    Ok(())
+}
+
+#[tokio::test]
+async fn pointers_work_both_ways() -> Outcome {
+    let world = World::start().await?;
+    let mut ours = world.ours(1).await?;
+    let mut also_ours = world.ours(2).await?;
+    let theirs = [world.theirs(1).await?, world.theirs(2).await?, world.theirs(3).await?];
+    let mut members = inboxes(&theirs.each_ref());
+    members.insert(also_ours.inbox()?);
+    let room = ours.create_group("many", Policies::admin_only(), &members).await?;
+    for client in &theirs {
+        client.sync().await?;
+        assert!(client.synced(&room.to_string()).await?.is_active);
+    }
+    also_ours.sync().await?;
+    assert_eq!(also_ours.dropped(), [] as [&str; 0]);
+    assert!(also_ours.group(room)?.is_active());
+
+    let ids: Vec<String> = [&ours, &also_ours].iter().map(|person| person.inbox().map(|id| id.to_string())).collect::<Result<_, _>>()?;
+    let name = theirs[0]
+        .create_group(&[&ids[0], &ids[1], theirs[1].inbox_id(), theirs[2].inbox_id()], &GroupOptions::default())
+        .await?;
+    for person in [&mut ours, &mut also_ours] {
+        person.sync().await?;
+        assert_eq!(person.dropped(), [] as [&str; 0]);
+        assert!(person.group(id(&name))?.is_active());
+    }
+    Ok(())
+}
