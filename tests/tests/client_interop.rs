@@ -142,7 +142,7 @@ async fn their_room_holds_our_client() -> Outcome {
     assert_eq!(ben.texts(&name).await?.last().map(String::as_str), Some("hello theirs"));
 
     ana.set_metadata(&name, MetadataField::Name, "renamed").await?;
-    ana.change_role(&name, RoleChange::AddAdmin, &our_inbox).await?;
+    ana.change_role(&name, &our_inbox, RoleChange::AddAdmin).await?;
     ours.sync().await?;
     assert_eq!(ours.group(room)?.metadata().attributes[attributes::NAME], "renamed");
     assert_eq!(ana.conversation(&name).await?.admins, [our_inbox.as_str()]);

@@ -1,5 +1,7 @@
 //! What becomes of bodies and logs, good and bad.
 
+#![expect(clippy::unwrap_used, reason = "a helper of tests fails as they do")]
+
 use std::time::{Duration, Instant};
 
 use alloy_primitives::{Address, B256, U256, keccak256};

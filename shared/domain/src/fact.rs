@@ -115,12 +115,12 @@ impl Fact {
     }
 }
 
-/// The facts that stand: those that no tombstone among `facts` names, tombstones themselves left out.
+/// The facts that stand: those that no tombstone among `facts` names. (A tombstone names itself, too.)
 pub(crate) fn live(facts: &[Fact]) -> impl Iterator<Item = &Fact> {
     type LogName = (ChainId, Address, Position, Discriminant<What>);
     fn name(fact: &Fact) -> LogName {
         (fact.chain, fact.emitter, fact.position, discriminant(&fact.what))
     }
     let tombstones = facts.iter().filter(|fact| fact.retracted).map(name).collect::<HashSet<_>>();
-    facts.iter().filter(move |fact| !fact.retracted && !tombstones.contains(&name(fact)))
+    facts.iter().filter(move |fact| !tombstones.contains(&name(fact)))
 }

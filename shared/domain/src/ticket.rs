@@ -189,8 +189,11 @@ mod tests {
         assert_holder(&[sold.clone(), refund.clone(), transfer(at(6, 1, A), ALICE, BOB)], Some(BOB), false);
         assert_holder(&[sold.clone(), refund.clone(), transfer(at(7, 0, A), ALICE, ALICE)], Some(ALICE), false);
         assert_holder(&[sold.clone(), refund.clone(), retracted(refund)], Some(ALICE), false);
-        assert_holder(&[sold, refunded(at(4, 9, A), ALICE)], Some(ALICE), false);
+        assert_holder(&[sold.clone(), refunded(at(4, 9, A), ALICE)], Some(ALICE), false);
+        assert_holder(&[refunded(at(5, 0, A), ALICE), transfer(at(5, 1, A), BOB, ALICE)], Some(ALICE), false);
         assert_holder(&[minted(at(5, 2, A), ALICE), refunded(at(6, 0, A), ALICE)], None, false);
+        let again = [refunded(at(8, 0, A), ALICE), refunded(at(7, 0, A), ALICE), sold];
+        assert_eq!(fold(&again).position, Some(at(7, 0, A)), "the first refund took it");
     }
 
     #[test]
@@ -221,6 +224,11 @@ mod tests {
         let facts = [transfer(at(5, 0, A), NOBODY, ALICE), transfer(at(5, 4, B), NOBODY, ALICE)];
         assert_holder(&facts, Some(ALICE), true);
         assert_holder(&[facts[0].clone(), facts[1].clone(), retracted(facts[0].clone())], Some(ALICE), false);
+        // What the sister block says before its own sale is no refund of this block's.
+        let before = refunded(at(5, 2, B), ALICE);
+        assert_holder(&[facts[0].clone(), facts[1].clone(), before], Some(ALICE), true);
+        let after = refunded(at(5, 5, B), ALICE);
+        assert_holder(&[facts[0].clone(), facts[1].clone(), after], None, true);
     }
 
     fn wallets() -> impl Strategy<Value = Address> {

@@ -1,4 +1,6 @@
 //! The outer encryption of welcomes (HPKE, RFC 9180), which hides the MLS Welcome and the group from the node.
+//!
+//! (This API is settled: [`WrapperAlgorithm`], [`Pointer`].)
 
 use hpke_rs::hpke_types::{AeadAlgorithm, KdfAlgorithm, KemAlgorithm};
 use hpke_rs::{Hpke, HpkeError, HpkePrivateKey, HpkePublicKey, Mode};

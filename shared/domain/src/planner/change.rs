@@ -201,7 +201,7 @@ fn state<'a>(input: &'a Input, inbox: &InboxId, id: SequenceId) -> Option<&'a BT
 pub(super) struct Load {
     pub(super) inboxes: usize,
     pub(super) leaves: usize,
-    failed: usize,
+    pub(super) failed: usize,
 }
 
 impl Load {

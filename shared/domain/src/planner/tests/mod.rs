@@ -1,1 +1,5 @@
-//! placeholder
+//! The planner against a small model of the network: named scenarios and properties.
+
+mod model;
+mod properties;
+mod scenarios;

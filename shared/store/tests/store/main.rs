@@ -1,0 +1,10 @@
+//! The store against the memory model, and both against a DynamoDB emulator through the real SDK.
+
+mod contract;
+mod dynamo;
+mod keys;
+mod leases;
+mod ledger;
+mod snapshots;
+mod support;
+mod words;

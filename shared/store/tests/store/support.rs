@@ -1,0 +1,254 @@
+//! Tables, faults, clocks and facts for tests.
+
+use std::{
+    future::Future,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use alloy_primitives::{Address, B256, U256};
+use async_trait::async_trait;
+use aws_sdk_dynamodb::config::{BehaviorVersion, Credentials, Region, retry::RetryConfig};
+use rand::{RngCore, SeedableRng, rngs::StdRng};
+use tokio::{net::TcpListener, sync::oneshot};
+use usher_domain::{
+    ChainId, EventKey, EventMint, Fact, Incarnation, KioskKey, Position, What,
+    ports::{Clock, Randomness},
+};
+use usher_store::{
+    Store, Table, TableError,
+    dynamo::DynamoTable,
+    memory::MemoryTable,
+    table::{Item, Key, Query, Write},
+};
+
+/// A clock that stands still until it is set.
+#[derive(Debug)]
+pub struct TestClock(AtomicU64);
+
+impl TestClock {
+    pub fn at(now_ms: u64) -> Arc<Self> {
+        Arc::new(Self(AtomicU64::new(now_ms)))
+    }
+
+    pub fn set(&self, now_ms: u64) {
+        self.0.store(now_ms, Ordering::SeqCst);
+    }
+}
+
+impl Clock for TestClock {
+    fn now_ms(&self) -> u64 {
+        self.0.load(Ordering::SeqCst)
+    }
+}
+
+/// Randomness from a seed.
+#[derive(Debug)]
+pub struct Seeded(Mutex<StdRng>);
+
+impl Seeded {
+    pub fn new(seed: u64) -> Arc<Self> {
+        Arc::new(Self(Mutex::new(StdRng::seed_from_u64(seed))))
+    }
+}
+
+impl Randomness for Seeded {
+    fn fill(&self, bytes: &mut [u8]) {
+        self.0.lock().unwrap().fill_bytes(bytes);
+    }
+}
+
+pub const NOW_MS: u64 = 1_900_000_000_000;
+
+pub fn store<T: Table>(table: T) -> Store<T> {
+    Store::new(table, TestClock::at(NOW_MS), Seeded::new(7))
+}
+
+/// The emulator, served on loopback until dropped.
+pub struct Emulator {
+    pub table: DynamoTable,
+    _stop: oneshot::Sender<()>,
+}
+
+impl Emulator {
+    pub async fn start() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let endpoint = format!("http://{}", listener.local_addr().unwrap());
+        let (stop, stopped) = oneshot::channel::<()>();
+        let database = dynoxide::Database::memory().unwrap();
+        tokio::spawn(dynoxide::server::serve_with_shutdown(listener, database, async {
+            let _ = stopped.await;
+        }));
+        let table = DynamoTable::new(client(&endpoint), "usher");
+        table.create_table().await.unwrap();
+        table.create_table().await.unwrap(); // once more is fine
+        Self { table, _stop: stop }
+    }
+}
+
+/// A real SDK client of an endpoint.
+pub fn client(endpoint: &str) -> aws_sdk_dynamodb::Client {
+    let config = aws_sdk_dynamodb::Config::builder()
+        .behavior_version(BehaviorVersion::latest())
+        .region(Region::new("eu-central-1"))
+        .credentials_provider(Credentials::new("test", "test", None, None, "test"))
+        .retry_config(RetryConfig::disabled())
+        .endpoint_url(endpoint)
+        .build();
+    aws_sdk_dynamodb::Client::from_conf(config)
+}
+
+/// Runs a test on the memory model, then on the emulator.
+pub async fn on_both<F: Future<Output = ()>>(test: impl Fn(Arc<dyn Table>) -> F) {
+    test(Arc::new(MemoryTable::new())).await;
+    let emulator = Emulator::start().await;
+    test(Arc::new(emulator.table.clone())).await;
+}
+
+/// What a [`Faulty`] table does around a call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    /// Yields a few times first, so that concurrent callers interleave.
+    Interleave,
+    /// Performs every write twice and returns the second answer: a retry after a lost first answer.
+    SentTwice,
+    /// From call `n` on nothing happens and nothing answers.
+    DeadFrom(u64),
+    /// The writing call `n` happens, but its answer gets lost.
+    AnswerLostAt(u64),
+}
+
+/// A table with faults.
+pub struct Faulty<T> {
+    pub inner: T,
+    fault: Fault,
+    calls: AtomicU64,
+    writes: AtomicU64,
+    rng: Mutex<StdRng>,
+}
+
+impl<T: Table> Faulty<T> {
+    pub fn new(inner: T, fault: Fault) -> Self {
+        Self { inner, fault, calls: AtomicU64::new(0), writes: AtomicU64::new(0), rng: Mutex::new(StdRng::seed_from_u64(3)) }
+    }
+
+    pub fn calls(&self) -> u64 {
+        self.calls.load(Ordering::SeqCst)
+    }
+
+    async fn before(&self) -> Result<(), TableError> {
+        let call = self.calls.fetch_add(1, Ordering::SeqCst);
+        match self.fault {
+            Fault::DeadFrom(first) if call >= first => return Err(no_answer()),
+            Fault::Interleave => {
+                let yields = self.rng.lock().unwrap().next_u32() % 4;
+                for _ in 0..yields {
+                    tokio::task::yield_now().await;
+                }
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    async fn around<R, F: Future<Output = Result<R, TableError>>>(&self, write: impl Fn() -> F) -> Result<R, TableError> {
+        self.before().await?;
+        let number = self.writes.fetch_add(1, Ordering::SeqCst);
+        let first = write().await;
+        match self.fault {
+            Fault::SentTwice => write().await,
+            Fault::AnswerLostAt(at) if at == number => Err(no_answer()),
+            _ => first,
+        }
+    }
+}
+
+pub fn no_answer() -> TableError {
+    TableError::Unavailable(Arc::new(std::io::Error::other("injected")))
+}
+
+#[async_trait]
+impl<T: Table> Table for Faulty<T> {
+    async fn get(&self, key: &Key) -> Result<Option<Item>, TableError> {
+        self.before().await?;
+        self.inner.get(key).await
+    }
+
+    async fn query(&self, query: &Query) -> Result<Vec<Item>, TableError> {
+        self.before().await?;
+        self.inner.query(query).await
+    }
+
+    async fn due(&self, shard: &str, until_ms: u64, limit: usize) -> Result<Vec<Item>, TableError> {
+        self.before().await?;
+        self.inner.due(shard, until_ms, limit).await
+    }
+
+    async fn write(&self, write: &Write) -> Result<Item, TableError> {
+        self.around(|| self.inner.write(write)).await
+    }
+
+    async fn transact(&self, writes: &[Write]) -> Result<(), TableError> {
+        self.around(|| self.inner.transact(writes)).await
+    }
+}
+
+pub const CHAIN: ChainId = ChainId(31337);
+pub const FACTORY: Address = Address::repeat_byte(0xfa);
+pub const KIOSK: Address = Address::repeat_byte(0x11);
+pub const ALICE: Address = Address::repeat_byte(0xa1);
+pub const BOB: Address = Address::repeat_byte(0xb0);
+
+pub fn event(id: u64) -> EventKey {
+    EventKey { chain: CHAIN, factory: FACTORY, event_id: U256::from(id) }
+}
+
+pub fn kiosk() -> KioskKey {
+    KioskKey { chain: CHAIN, address: KIOSK }
+}
+
+pub fn at(block_number: u64, log_index: u64, block: u8) -> Position {
+    Position { block_number, log_index, block_hash: B256::repeat_byte(block) }
+}
+
+fn fact(emitter: Address, position: Position, what: What) -> Fact {
+    Fact { chain: CHAIN, emitter, transaction: B256::repeat_byte(0x77), position, retracted: false, what }
+}
+
+pub fn mint_of(id: u64, position: Position, creator: Address, kiosk: Address) -> Fact {
+    let mint = EventMint {
+        event_id: U256::from(id),
+        creator,
+        kiosk,
+        metadata_uri: "ipfs://metadata".into(),
+        art_category: "jazz".into(),
+        start_s: 1_900_000_000,
+    };
+    fact(FACTORY, position, What::EventMinted(mint))
+}
+
+pub fn mint() -> Fact {
+    mint_of(0, at(1, 0, 1), ALICE, KIOSK)
+}
+
+pub fn incarnation() -> Incarnation {
+    mint().incarnation().unwrap()
+}
+
+pub fn transfer(token: u64, position: Position, from: Address, to: Address) -> Fact {
+    fact(KIOSK, position, What::TicketTransferred { token_id: U256::from(token), from, to })
+}
+
+pub fn sold(token: u64, position: Position, buyer: Address) -> Fact {
+    fact(KIOSK, position, What::TicketMinted { token_id: U256::from(token), buyer })
+}
+
+pub fn refunded(token: u64, position: Position, holder: Address) -> Fact {
+    fact(KIOSK, position, What::TicketRefunded { token_id: U256::from(token), holder })
+}
+
+pub fn retracted(fact: &Fact) -> Fact {
+    Fact { retracted: true, ..fact.clone() }
+}
