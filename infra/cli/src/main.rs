@@ -1,1 +1,70 @@
-fn main() {}
+//! `usher`: run it all locally, operate a deployment.
+
+mod ambient;
+mod dev;
+mod functions;
+mod rooms;
+mod send;
+mod stack;
+
+use std::{error::Error, process::ExitCode};
+
+use clap::{Parser, Subcommand};
+use tracing_subscriber::EnvFilter;
+
+/// Keeps XMTP rooms in step with on-chain tickets.
+#[derive(Debug, Parser)]
+#[command(name = "usher", version, propagate_version = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run it all on this machine: an XMTP node, DynamoDB, SQS and the functions
+    Dev(dev::Args),
+    /// Put chain logs on the queues
+    Send(send::Args),
+    /// Show the rooms, who sits in them and who waits
+    Rooms(rooms::Args),
+}
+
+/// What went wrong, for a person to read.
+type Failure = Box<dyn Error + Send + Sync>;
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn"));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    let done = match Cli::parse().command {
+        Command::Dev(args) => dev::run(args).await,
+        Command::Send(args) => send::run(args).await,
+        Command::Rooms(args) => rooms::run(args).await,
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            say(&format!("error: {}", explained(&*failure)));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// An error with everything that caused it.
+fn explained(error: &(dyn Error + 'static)) -> String {
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
+}
+
+/// To the person at the terminal; what a program may read goes to [`print`].
+#[expect(clippy::print_stderr, reason = "this is a command's way to speak")]
+fn say(text: &str) {
+    eprintln!("{text}");
+}
+
+/// The command's result.
+#[expect(clippy::print_stdout, reason = "this is a command's result")]
+fn print(text: &str) {
+    println!("{text}");
+}

@@ -175,8 +175,8 @@ impl Person {
         self.keep(&group)?;
         result?;
         if group.has_welcomes() {
-            group.send_welcomes(&*self.network, &Ambient, |_| true).await?;
-            group.clear_welcomes();
+            let sent = group.send_welcomes(&*self.network, &Ambient, |_| true).await?;
+            group.clear_welcomes(&sent);
             self.keep(&group)?;
         }
         Ok(group)

@@ -24,7 +24,7 @@ use aws_sdk_dynamodb::{
 
 use crate::{
     expression::Expressions,
-    table::{Change, Condition, DUE_AT_MS, DUE_SHARD, Item, Key, PK, Query, Reason, SK, Table, TableError, Value, Write},
+    table::{Change, DUE_AT_MS, DUE_SHARD, Item, Key, PK, Query, Reason, SK, Table, TableError, Value, Write},
 };
 
 /// The name of the index of due items.
@@ -446,10 +446,4 @@ fn from_attribute(value: AttributeValue) -> Option<Value> {
         AttributeValue::B(bytes) => Some(Value::Bytes(bytes.into_inner())),
         _ => None,
     }
-}
-
-/// Whether `condition` mentions nothing DynamoDB would refuse; used by tests of the expression renderer.
-#[cfg(test)]
-pub(crate) fn rendered(condition: &Condition) -> String {
-    Expressions::default().condition(condition)
 }

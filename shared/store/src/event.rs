@@ -65,6 +65,10 @@ pub struct RoomRecord {
     pub incarnation: Incarnation,
     /// Whether it can be used.
     pub state: RoomState,
+    /// The lost room whose seats it took.
+    pub succeeds: Option<GroupId>,
+    /// The newest message of its log that was looked at.
+    pub seen: u64,
 }
 
 /// Whether a room can be used.

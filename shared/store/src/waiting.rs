@@ -14,7 +14,7 @@ use crate::{
     fact,
     item::{from_json_if_any, json},
     ledger::{ATTEMPTS_MAX, Numbered, Outcome, Recorded, kiosk_unchanged, portions, settled},
-    table::{Attributes, Condition, EXPIRES_AT_S, Item, Key, Kind, Query, Step, Table, TableError, Write},
+    table::{Attributes, Condition, EXPIRES_AT_S, Key, Kind, Query, Step, Table, TableError, Write},
 };
 
 /// The most facts that wait for one kiosk.

@@ -209,9 +209,9 @@ mod tests {
 
     #[test]
     fn text_has_libxmtps_bytes() {
-        let encoded = b"\x0a\x14\x0a\x08xmtp.org\x12\x04text\x18\x01\x12\x11\x0a\x08encoding\x12\x05UTF-8\x22\x02hi";
-        let v1 = [b"\x0a\x2d".as_slice(), encoded, b"\x12\x01k"].concat();
-        let envelope = [b"\x0a\x32".as_slice(), &v1].concat();
+        let encoded = b"\x0a\x12\x0a\x08xmtp.org\x12\x04text\x18\x01\x12\x11\x0a\x08encoding\x12\x05UTF-8\x22\x02hi";
+        let v1 = [b"\x0a\x2b".as_slice(), encoded, b"\x12\x01k"].concat();
+        let envelope = [b"\x0a\x30".as_slice(), &v1].concat();
         assert_eq!(encode_text("hi", "k"), Outgoing { plaintext: envelope, should_push: true });
     }
 

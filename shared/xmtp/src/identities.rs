@@ -61,6 +61,24 @@ impl Identities {
         Ok(())
     }
 
+    /// Of these inboxes, those whose logs have entries after the given ones. Nothing is verified or kept.
+    pub async fn changed(
+        network: &dyn Network,
+        known: &[(InboxId, u64)],
+    ) -> Result<BTreeSet<InboxId>, IdentitiesError> {
+        if known.is_empty() {
+            return Ok(BTreeSet::new());
+        }
+        let news = network.identity_updates(known).await?;
+        let changed = known.iter().zip(news).filter(|(_, news)| !news.is_empty());
+        Ok(changed.map(|((inbox, _), _)| inbox.clone()).collect())
+    }
+
+    /// The inboxes that were loaded and have a state, with each entry of their logs.
+    pub fn iter(&self) -> impl Iterator<Item = (&InboxId, impl Iterator<Item = (u64, &AssociationState)>)> {
+        self.logs.iter().map(|(inbox, log)| (inbox, log.iter().map(|(sequence_id, state)| (*sequence_id, state))))
+    }
+
     /// The state of an inbox after exactly this entry of its log. (libxmtp resolves no other number.)
     pub fn at(&self, inbox: &InboxId, sequence_id: u64) -> Option<&AssociationState> {
         self.logs.get(inbox)?.get(&sequence_id)

@@ -64,7 +64,7 @@ impl Group {
     }
 
     /// Wraps and sends the welcomes of merged commits to the recipients that `admit` still wants in. Afterwards
-    /// [`Group::clear_welcomes`], and store the group. Sent twice, a welcome does no harm.
+    /// [`Group::clear_welcomes`]. Sent twice, a welcome does no harm.
     pub async fn send_welcomes(
         &self,
         network: &dyn Network,
@@ -90,8 +90,12 @@ impl Group {
         Ok(result)
     }
 
-    /// Forgets the welcomes that were sent.
-    pub fn clear_welcomes(&mut self) {
+    /// Forgets the welcomes that were sent, and remembers who could not open one. Store the group.
+    pub fn clear_welcomes(&mut self, sent: &WelcomesSent) {
+        for (inbox, _) in self.welcome_recipients() {
+            self.stranded.remove(&inbox);
+        }
+        self.stranded.extend(sent.outdated.iter().map(|(inbox, _)| inbox.clone()));
         self.welcomes.clear();
     }
 }

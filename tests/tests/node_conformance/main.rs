@@ -114,6 +114,8 @@ const RULES: &[Rule] = rules! {
         nothing_is_lost_or_doubled_between_history_and_live,
         other_groups_are_not_delivered,
         welcomes_and_pointers,
+    }
+    Ours streams {
         a_slow_group_reader_is_aborted,
         a_slow_welcome_reader_just_ends,
     }

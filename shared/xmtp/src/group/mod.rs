@@ -126,6 +126,7 @@ pub struct Group {
     pub(crate) welcomes: Vec<state::Welcome>,
     leaving: BTreeSet<InboxId>,
     damaged: BTreeSet<InboxId>,
+    pub(crate) stranded: BTreeSet<InboxId>,
     sent: Vec<[u8; 32]>,
     lost: Option<Lost>,
     added_by: Option<InboxId>,
@@ -186,6 +187,7 @@ impl Group {
             welcomes: Vec::new(),
             leaving: BTreeSet::new(),
             damaged: BTreeSet::new(),
+            stranded: BTreeSet::new(),
             sent: Vec::new(),
             lost: None,
             added_by: None,
@@ -242,6 +244,12 @@ impl Group {
     /// Removing the inbox and adding it again heals that.
     pub fn damaged(&self) -> &BTreeSet<InboxId> {
         &self.damaged
+    }
+
+    /// Inboxes that cannot see the group although they have leaves: an installation had replaced its key package before
+    /// its welcome went out. Adding the same installations again heals that.
+    pub fn stranded(&self) -> &BTreeSet<InboxId> {
+        &self.stranded
     }
 
     pub(crate) fn extensions(&self) -> GroupExtensions {
@@ -303,6 +311,7 @@ impl Group {
             welcomes: self.welcomes.clone(),
             leaving: inboxes(&self.leaving),
             damaged: inboxes(&self.damaged),
+            stranded: inboxes(&self.stranded),
             sent: self.sent.iter().map(|digest| digest.to_vec()).collect(),
             lost: self.lost.as_ref().map(ToString::to_string).unwrap_or_default(),
             added_by: self.added_by.as_ref().map(ToString::to_string).unwrap_or_default(),
@@ -328,6 +337,7 @@ impl Group {
         decoded.welcomes = group.welcomes;
         decoded.leaving = inboxes(group.leaving)?;
         decoded.damaged = inboxes(group.damaged)?;
+        decoded.stranded = inboxes(group.stranded)?;
         decoded.sent = group.sent.into_iter().map(digest).collect::<Result<_, _>>()?;
         decoded.lost = Lost::parse(&group.lost);
         decoded.added_by = group.added_by.parse().ok();

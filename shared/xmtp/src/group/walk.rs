@@ -279,6 +279,7 @@ impl Group {
         self.damaged.retain(|inbox| members.contains_key(inbox) && !view.inboxes_to_verify().contains(inbox));
         self.damaged.extend(view.damage(identities));
         self.leaving.retain(|inbox| members.contains_key(inbox));
+        self.stranded.retain(|inbox| members.contains_key(inbox));
         let Roles { admin, super_admin } = view.actor_roles();
         Event::Committed(Committed {
             id: message.id,

@@ -157,3 +157,49 @@ impl fmt::Display for MemberKind {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ADDRESS: &str = "0xf39fd6e51aad88f6f4ce6ab8827279cfffb92266";
+
+    #[test]
+    fn addresses_are_spelled_in_lower_case() {
+        let address: Address = ADDRESS.parse().unwrap();
+        let member = MemberIdentifier::from(address);
+        assert_eq!(member.to_string(), ADDRESS);
+        assert_eq!(member.address(), Some(address));
+        for other_spelling in [&address.to_string(), &ADDRESS[2..], "0x", ""] {
+            assert_eq!(MemberIdentifier::Ethereum(other_spelling.to_owned()).address(), None);
+        }
+    }
+
+    #[test]
+    fn each_kind_is_read_as_itself_only() {
+        let id = InstallationId::new([7; 32]);
+        assert_eq!(MemberIdentifier::from(id).installation(), Some(id));
+        assert_eq!(MemberIdentifier::from(id).address(), None);
+        assert_eq!(MemberIdentifier::Installation(vec![7; 31]).installation(), None);
+        assert_eq!(MemberIdentifier::Passkey(vec![7; 32]).installation(), None);
+    }
+
+    #[test]
+    fn the_protobuf_form_round_trips() {
+        for member in [
+            MemberIdentifier::Ethereum(ADDRESS.to_owned()),
+            MemberIdentifier::Installation(vec![1]),
+            MemberIdentifier::Passkey(vec![2]),
+        ] {
+            let message = proto::MemberIdentifier::from(member.clone());
+            assert_eq!(MemberIdentifier::try_from(&message).unwrap(), member);
+        }
+    }
+
+    #[test]
+    fn a_passkey_in_a_log_is_hex() {
+        let read = |text| MemberIdentifier::from_text(text, IdentifierKind::Passkey);
+        assert_eq!(read("0aFF").unwrap(), MemberIdentifier::Passkey(vec![10, 255]));
+        assert_eq!(read("0x").unwrap_err().to_string(), "passkey is invalid: None");
+    }
+}

@@ -205,7 +205,7 @@ mod tests {
             Some(WelcomeV1Pointer { destination: vec![1; 31], ..good.clone() }),
             Some(WelcomeV1Pointer { encryption_key: vec![], ..good.clone() }),
             Some(WelcomeV1Pointer { data_nonce: vec![3; 24], ..good.clone() }),
-            Some(WelcomeV1Pointer { welcome_metadata_nonce: vec![4; 11], ..good.clone() }),
+            Some(WelcomeV1Pointer { welcome_metadata_nonce: vec![4; 11], ..good }),
         ] {
             assert_eq!(received(malformed), Err(WrapperError::MalformedPointer));
         }

@@ -2,7 +2,10 @@
 //!
 //! Written from the rules, not from the planner: nothing of the planner's own reckoning is used here.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+};
 
 use alloy_primitives::{Address, U256};
 
@@ -133,7 +136,7 @@ impl Room {
 }
 
 /// The network, the chain and the rooms of one event.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub(super) struct World {
     pub(super) claims: Claims,
     pub(super) logs: BTreeMap<InboxId, BTreeMap<u64, BTreeSet<InstallationId>>>,
@@ -144,6 +147,41 @@ pub(super) struct World {
     pub(super) limits: Limits,
     pub(super) metadata: WantedMetadata,
     pub(super) now_ms: u64,
+}
+
+/// One line per thing, with short ids: what a failed property prints.
+impl fmt::Debug for World {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let short = |id: &dyn fmt::Display| id.to_string().chars().take(4).collect::<String>();
+        let list = |ids: &mut dyn Iterator<Item = String>| ids.collect::<Vec<_>>().join(" ");
+        let inboxes = |ids: &BTreeSet<InboxId>| list(&mut ids.iter().map(|id| short(id)));
+        let devices = |ids: &BTreeSet<InstallationId>| list(&mut ids.iter().map(|id| short(id)));
+        writeln!(f, "\n{:?} {:?}", self.limits, self.claims.creator_role)?;
+        let admission = self.admission();
+        for (id, seat) in &admission.seats {
+            writeln!(f, "seat {} {:?}", short(id), seat.role)?;
+        }
+        writeln!(f, "out {:?}", admission.departures.iter().map(|(id, why)| (short(id), why)).collect::<Vec<_>>())?;
+        for (id, log) in self.logs.iter().filter(|(id, _)| **id < inbox(12)) {
+            let silent = if self.silent.contains(id) { "silent " } else { "" };
+            let states = list(&mut log.iter().map(|(update, ids)| format!("{update}:[{}]", devices(ids))));
+            writeln!(f, "log {} {silent}{states}", short(id))?;
+        }
+        let unusable = self.key_packages.iter().filter(|(_, view)| **view != usable());
+        let kind = |view: &KeyPackageView| if *view == KeyPackageView::Unknown { "?" } else { "-" };
+        writeln!(f, "packages {}", list(&mut unusable.map(|(id, view)| short(id) + kind(view))))?;
+        for room in &self.rooms {
+            writeln!(f, "room {} {:?} pending={}", short(&room.group), room.state, room.pending_commit)?;
+            for (id, update) in &room.map {
+                writeln!(f, "  {}={update} [{}]", short(id), devices(&room.leaves_of(id)))?;
+            }
+            let rogue = room.tree.iter().filter(|(_, id)| !room.map.contains_key(*id));
+            writeln!(f, "  rogue [{}] failed [{}]", list(&mut rogue.map(|(id, _)| short(id))), devices(&room.failed))?;
+            writeln!(f, "  admins [{}] super [{}]", inboxes(&room.admins), inboxes(&room.super_admins))?;
+            writeln!(f, "  leaving [{}] damaged [{}]", inboxes(&room.leave_requests), inboxes(&room.damaged))?;
+        }
+        Ok(())
+    }
 }
 
 impl World {
@@ -250,7 +288,12 @@ impl World {
                 self.allowed(&admission, &self.rooms[at], purpose, commit)?;
                 let was_joinable = self.joinable(&self.rooms[at]).is_ok();
                 let after = self.merged(&self.rooms[at], commit)?;
-                let must_be_joinable = was_joinable || matches!(purpose, Purpose::Mend | Purpose::Add | Purpose::Readd);
+                let super_admin = self.rooms[at].super_admins.contains(&inbox(USHER));
+                let must_be_joinable = match purpose {
+                    Purpose::Add | Purpose::Readd => true,
+                    Purpose::Mend => super_admin,
+                    _ => was_joinable,
+                };
                 if must_be_joinable {
                     self.joinable(&after)?;
                 }

@@ -1,0 +1,119 @@
+//! The rows in the clear: rooms, standing, parked things, the deployment's id.
+
+use alloy_primitives::B256;
+use futures::future::join_all;
+use usher_domain::{GroupId, InboxId, Incarnation};
+use usher_store::{
+    RoomRecord, RoomState, Standing, Table,
+    parked::{EXCERPT_BYTES_MAX, ParkedId},
+    standing::{Link, Mark, Marked, Seat, Waiting},
+};
+
+use crate::support::{ALICE, BOB, CHAIN, NOW_MS, Seeded, TestClock, event, incarnation, mint, on_both, store};
+
+fn inbox(byte: u8) -> InboxId {
+    hex::encode([byte; 32]).parse().unwrap()
+}
+
+#[tokio::test]
+async fn an_event_has_its_rooms_in_order() {
+    on_both(async |table| {
+        let store = store(table);
+        assert_eq!(store.event(&event(0)).await.unwrap(), None);
+        store.record(&[mint()]).await;
+        let room = |number: u32, state: RoomState| RoomRecord {
+            number,
+            group: GroupId([u8::try_from(20 - number).unwrap(); 16]),
+            incarnation: incarnation(),
+            state,
+        };
+        let rooms = [room(1, RoomState::Lost { reason: "ejected".into() }), room(2, RoomState::Active), room(10, RoomState::Active)];
+        let writes: Vec<_> = rooms.iter().rev().map(RoomRecord::write).collect();
+        store.table().transact(&writes).await.unwrap();
+        let record = store.event(&event(0)).await.unwrap().unwrap();
+        assert_eq!((record.rooms.as_slice(), record.generation), (rooms.as_slice(), 1));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn standing_is_read_as_written_and_belongs_to_one_incarnation() {
+    on_both(async |table| {
+        let store = store(table);
+        let (mine, other) = (incarnation(), Incarnation { creator: BOB, ..incarnation() });
+        assert_eq!(store.standing(&mine).await.unwrap(), Standing::default());
+        let marked = |byte: u8, mark: Mark| Marked { inbox: inbox(byte), mark, since_ms: NOW_MS };
+        let standing = Standing {
+            marked: vec![
+                marked(1, Mark::Banned { by: inbox(9) }),
+                marked(2, Mark::Left),
+                marked(3, Mark::Guest { by: inbox(9) }),
+            ],
+            waiting: vec![Waiting { wallet: ALICE, reason: "no inbox".into(), since_ms: 1, next_try_ms: 2 }],
+            links: vec![Link { wallet: BOB, inbox: inbox(4), verified_ms: 3 }],
+            seats: vec![Seat {
+                inbox: inbox(4),
+                group: GroupId([5; 16]),
+                wallets: vec![BOB],
+                status: "1 device failed".into(),
+                since_ms: 4,
+            }],
+        };
+        let mut writes: Vec<_> = standing.marked.iter().map(|row| row.write(&mine)).collect();
+        writes.extend(standing.waiting.iter().map(|row| row.write(&mine)));
+        writes.extend(standing.links.iter().map(|row| row.write(&mine)));
+        writes.extend(standing.seats.iter().map(|row| row.write(&mine)));
+        store.table().transact(&writes).await.unwrap();
+        assert_eq!(store.standing(&mine).await.unwrap(), standing);
+        assert_eq!(store.standing(&other).await.unwrap(), Standing::default());
+
+        let removed = [
+            Marked::remove(&mine, &inbox(1)),
+            Waiting::remove(&mine, &ALICE),
+            Link::remove(&mine, &BOB),
+            Seat::remove(&mine, &inbox(4), &GroupId([5; 16])),
+        ];
+        store.table().transact(&removed).await.unwrap();
+        let left = Standing { marked: standing.marked[1..].to_vec(), ..Standing::default() };
+        assert_eq!(store.standing(&mine).await.unwrap(), left);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn things_are_parked_once_with_their_first_reason() {
+    on_both(async |table| {
+        let store = store(table);
+        let log = ParkedId::Log { chain: CHAIN, transaction: B256::repeat_byte(1), log_index: 3 };
+        let body = ParkedId::Body { digest: B256::repeat_byte(2) };
+        assert!(store.park(log, "wrong topic count", "{}").await.unwrap());
+        assert!(!store.park(log, "another reason", "other").await.unwrap());
+        assert!(store.park(body, "not JSON", &"ä".repeat(EXCERPT_BYTES_MAX)).await.unwrap());
+        assert_eq!((store.parked_count(10).await.unwrap(), store.parked_count(1).await.unwrap()), (2, 1));
+        let parked = store.parked(10).await.unwrap();
+        assert_eq!((parked[0].id, parked[0].excerpt.len()), (body, EXCERPT_BYTES_MAX));
+        assert_eq!(
+            (parked[1].id, parked[1].reason.as_str(), parked[1].excerpt.as_str(), parked[1].at_ms),
+            (log, "wrong topic count", "{}", NOW_MS)
+        );
+        store.unpark(log).await.unwrap();
+        store.unpark(log).await.unwrap();
+        assert_eq!(store.parked(10).await.unwrap().len(), 1);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_deployment_draws_its_id_once() {
+    on_both(async |table| {
+        let stores: Vec<_> = (0..8)
+            .map(|seed| usher_store::Store::new(table.clone(), TestClock::at(NOW_MS), Seeded::new(seed)))
+            .collect();
+        assert_eq!(stores[0].deployment().await.unwrap(), None);
+        let ids = join_all(stores.iter().map(|store| store.init_deployment())).await;
+        let first = stores[0].deployment().await.unwrap().unwrap();
+        assert!(ids.into_iter().all(|id| id.unwrap() == first));
+        assert_eq!(first.as_str().len(), 32);
+    })
+    .await;
+}
