@@ -33,7 +33,7 @@ impl ListenError {
 ///
 /// # Errors
 /// The port is taken, or not permitted.
-pub async fn listen(port: u16) -> Result<TcpListener, ListenError> {
+pub(crate) async fn listen(port: u16) -> Result<TcpListener, ListenError> {
     TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await.map_err(|source| ListenError::new(port, source))
 }
 

@@ -48,7 +48,7 @@ async fn one_process_serves_many_and_is_frozen_between() {
     assert_eq!(first["context"]["invoked_function_arn"], "arn:aws:lambda:us-east-1:000000000000:function:sample");
     assert_eq!(first["context"]["env_config"]["function_name"], "sample");
     let trace = first["context"]["xray_trace_id"].as_str().unwrap();
-    assert!(trace.starts_with("Root=1-") && trace.len() == 51, "{trace}");
+    assert!(trace.starts_with("Root=1-") && trace.len() == 50, "{trace}");
     let now = std::time::UNIX_EPOCH.elapsed().unwrap();
     let left = Duration::from_millis(first["context"]["deadline"].as_u64().unwrap()) - now;
     assert!(left > Duration::from_secs(10) && left <= Duration::from_secs(20), "{left:?}");
@@ -130,16 +130,34 @@ async fn concurrency_is_bounded() {
 
 #[tokio::test]
 async fn a_schedule_fires() {
-    let folder = tempfile::tempdir().unwrap();
-    let log = folder.path().join("log");
-    let env = vec![("AWS_LAMBDA_LOG_LEVEL".to_owned(), "OFF".to_owned())];
-    let function = function(FunctionConfig { env, logs: Logs::File(log.clone()), ..config() }).await;
-    let schedule = Schedule::start(Duration::from_millis(200), Arc::clone(&function));
-    let fired = || std::fs::read_to_string(&log).unwrap_or_default().matches("Scheduled Event").count();
-    while fired() < 2 {
+    let log = Log::new();
+    let schedule = Schedule::start(Duration::from_millis(200), function(log.config()).await);
+    while log.text().matches(r#""detail-type":"Scheduled Event""#).count() < 2 {
         tokio::task::yield_now().await;
     }
     schedule.stop().await;
+}
+
+/// What a function printed.
+struct Log(tempfile::NamedTempFile);
+
+impl Log {
+    fn new() -> Self {
+        Self(tempfile::NamedTempFile::new().unwrap())
+    }
+
+    fn config(&self) -> FunctionConfig {
+        FunctionConfig { logs: Logs::File(self.0.path().to_owned()), ..config() }
+    }
+
+    fn text(&self) -> String {
+        std::fs::read_to_string(self.0.path()).unwrap()
+    }
+
+    /// How often a message with this body was delivered.
+    fn deliveries(&self, body: &str) -> usize {
+        self.text().matches(&format!(r#""body":"{body}""#)).count()
+    }
 }
 
 struct Queue {
@@ -200,11 +218,37 @@ impl Queue {
 }
 
 #[tokio::test]
+async fn a_record_is_what_lambda_delivers() {
+    let queue = queue("600", 1).await;
+    queue.send(&["hello"]).await;
+    let log = Log::new();
+    let source = queue.poll(log.config()).await;
+    assert!(queue.dead_bodies().await.is_empty());
+    source.stop(Duration::from_secs(5)).await;
+    let log = log.text();
+    let event: Value = serde_json::from_str(log.strip_prefix("got ").unwrap()).unwrap();
+    let record = event["Records"][0].as_object().unwrap();
+    let text = |name: &str| record[name].as_str().unwrap();
+    assert_eq!(text("body"), "hello");
+    assert_eq!(text("md5OfBody"), "5d41402abc4b2a76b9719d911017c592");
+    assert_eq!(text("eventSource"), "aws:sqs");
+    assert_eq!(text("eventSourceARN"), "arn:aws:sqs:us-east-1:000000000000:q");
+    assert_eq!(text("awsRegion"), "us-east-1");
+    assert_eq!(text("messageId").len(), 36);
+    assert!(!text("receiptHandle").is_empty());
+    assert_eq!(record["messageAttributes"], json!({}));
+    assert_eq!(record["attributes"]["ApproximateReceiveCount"], "1");
+    assert!(record["attributes"]["SentTimestamp"].as_str().unwrap().parse::<u64>().is_ok());
+}
+
+#[tokio::test]
 async fn only_what_failed_is_delivered_again_and_dies() {
     let queue = queue("1", 2).await;
     queue.send(&["good", "fail", "also good"]).await;
-    let source = queue.poll(config()).await;
+    let log = Log::new();
+    let source = queue.poll(log.config()).await;
     assert_eq!(queue.dead_bodies().await, ["fail"]);
+    assert_eq!([log.deliveries("good"), log.deliveries("fail"), log.deliveries("also good")], [1, 2, 1]);
     source.stop(Duration::from_secs(5)).await;
 }
 
@@ -212,8 +256,10 @@ async fn only_what_failed_is_delivered_again_and_dies() {
 async fn a_failure_without_a_name_fails_the_batch() {
     let queue = queue("1", 1).await;
     queue.send(&["good", "fail without a name"]).await;
-    let source = queue.poll(config()).await;
+    let log = Log::new();
+    let source = queue.poll(log.config()).await;
     assert_eq!(queue.dead_bodies().await, ["fail without a name", "good"]);
+    assert_eq!([log.deliveries("good"), log.deliveries("fail without a name")], [1, 1]);
     source.stop(Duration::from_secs(5)).await;
 }
 
@@ -222,10 +268,12 @@ async fn a_function_error_a_crash_and_a_timeout_fail_the_batch() {
     for order in ["panic", "exit", "hang"] {
         let queue = queue("3", 1).await;
         queue.send(&["good", order]).await;
-        let source = queue.poll(FunctionConfig { timeout: Duration::from_secs(1), ..config() }).await;
+        let log = Log::new();
+        let source = queue.poll(FunctionConfig { timeout: Duration::from_secs(1), ..log.config() }).await;
         let mut expected = vec!["good".to_owned(), order.to_owned()];
         expected.sort();
         assert_eq!(queue.dead_bodies().await, expected);
+        assert_eq!([log.deliveries("good"), log.deliveries(order)], [1, 1]);
         source.stop(Duration::from_secs(5)).await;
     }
 }
@@ -234,13 +282,10 @@ async fn a_function_error_a_crash_and_a_timeout_fail_the_batch() {
 async fn a_stop_leaves_unfinished_messages_in_the_queue() {
     let queue = queue("600", 1).await;
     queue.send(&["hang"]).await;
-    let source = queue.poll(config()).await;
-    let received = Attribute::ApproximateNumberOfMessagesNotVisible;
-    loop {
-        let all = queue.client.get_queue_attributes().queue_url(&queue.url).attribute_names(Attribute::All).send();
-        if all.await.unwrap().attributes.unwrap()[&received] == "1" {
-            break;
-        }
+    let log = Log::new();
+    let source = queue.poll(log.config()).await;
+    while log.deliveries("hang") == 0 {
+        tokio::task::yield_now().await;
     }
     source.stop(Duration::ZERO).await;
     assert_eq!(queue.left(&queue.url).await, 1);

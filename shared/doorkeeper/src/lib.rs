@@ -1,1 +1,88 @@
-//! placeholder
+//! The reconciler: makes the rooms of an event equal to its admission.
+//!
+//! It takes no other input than which event to look at: everything else is read again, so that the way back after a
+//! crash and the everyday way are one way. The durable order of a commit is: stage, store, publish, walk the log,
+//! store what was merged, send welcomes, forget them. Whoever comes after a crash finds the stored state and goes on
+//! from there.
+
+mod account;
+mod claims;
+mod converge;
+mod error;
+mod overdue;
+mod ports;
+mod room;
+mod status;
+mod surroundings;
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex},
+};
+
+use usher_domain::{
+    GroupId,
+    admission::CreatorRole,
+    planner::Limits,
+    ports::{Clock, Randomness},
+};
+use usher_store::{Snapshots, Store};
+use usher_xmtp::{Account, Group, network::Network};
+
+pub use account::{AccountInfo, InitError, init_account};
+pub use converge::{Cause, Converged};
+pub use error::ConvergeError;
+pub use ports::{NudgeError, Nudges};
+pub use status::{RoomStatus, SeatStatus};
+
+/// What the deployment decides about rooms.
+#[derive(Debug, Clone, Default)]
+pub struct Policy {
+    /// What creators are in their rooms.
+    pub creator_role: CreatorRole,
+    /// How large things may become.
+    pub limits: Limits,
+}
+
+/// What a doorkeeper works with.
+pub struct Parts<T> {
+    /// The ledger, leases, and who stands how.
+    pub store: Arc<Store<T>>,
+    /// The sealed account and rooms.
+    pub snapshots: Arc<Snapshots<T>>,
+    /// XMTP.
+    pub network: Arc<dyn Network>,
+    /// Where a reminder of unfinished work is left.
+    pub nudges: Arc<dyn Nudges>,
+    /// What time it is.
+    pub clock: Arc<dyn Clock>,
+    /// Unpredictable bytes.
+    pub randomness: Arc<dyn Randomness>,
+    /// What the deployment decides.
+    pub policy: Policy,
+}
+
+/// Keeps rooms in step with tickets.
+pub struct Doorkeeper<T> {
+    parts: Parts<T>,
+    surroundings: surroundings::Surroundings,
+    /// The account, once it was read: it changes only by hand.
+    account: Mutex<Option<Arc<Account>>>,
+    /// Decoded rooms by the version of their heads, so that a warm process decodes a room once.
+    rooms: Mutex<BTreeMap<GroupId, (u64, Group)>>,
+}
+
+impl<T> std::fmt::Debug for Doorkeeper<T> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Doorkeeper").finish_non_exhaustive()
+    }
+}
+
+impl<T> Doorkeeper<T> {
+    /// A doorkeeper with these parts.
+    pub fn new(parts: Parts<T>) -> Self {
+        let surroundings =
+            surroundings::Surroundings { clock: parts.clock.clone(), randomness: parts.randomness.clone() };
+        Self { parts, surroundings, account: Mutex::default(), rooms: Mutex::default() }
+    }
+}

@@ -398,7 +398,11 @@ where
         (SdkError::ServiceError(service), Some(code)) if !server_fault && code != "InternalServerError" => {
             TableError::Bug(format!("{code}: {}", service.err().message().unwrap_or_default()))
         }
-        _ => TableError::Unavailable(Arc::new(error)),
+        // Without the raw answer: errors are logged, items are not.
+        _ => error.into_source().map_or_else(
+            |_| TableError::Bug("an error of no known kind".into()),
+            |source| TableError::Unavailable(Arc::from(source)),
+        ),
     }
 }
 

@@ -45,6 +45,10 @@ impl Expressions {
     }
 
     fn joined(&mut self, conditions: &[Condition], operator: &str) -> String {
+        // DynamoDB refuses redundant parentheses.
+        if let [only] = conditions {
+            return self.condition(only);
+        }
         let parts: Vec<_> = conditions.iter().map(|c| format!("({})", self.condition(c))).collect();
         parts.join(operator)
     }

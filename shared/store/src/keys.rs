@@ -145,12 +145,17 @@ where
 {
     let server_fault = error.raw_response().is_some_and(|response| response.status().is_server_error());
     let code = error.as_service_error().and_then(|e| e.code()).unwrap_or_default();
+    let throttled = matches!(code, "ThrottlingException" | "LimitExceededException");
     match &error {
-        SdkError::ServiceError(service) if !server_fault && !matches!(code, "ThrottlingException" | "LimitExceededException") => {
+        SdkError::ServiceError(service) if !server_fault && !throttled => {
             KeyError::Refused(format!("{code}: {}", service.err().message().unwrap_or_default()))
         }
         SdkError::ConstructionFailure(_) => KeyError::Refused("the request could not be built".into()),
-        _ => KeyError::Unavailable(Arc::new(error)),
+        // Without the raw answer, which may hold a key.
+        _ => error.into_source().map_or_else(
+            |_| KeyError::Refused("an error of no known kind".into()),
+            |source| KeyError::Unavailable(Arc::from(source)),
+        ),
     }
 }
 

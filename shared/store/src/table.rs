@@ -134,9 +134,9 @@ pub enum Condition {
     Equals(&'static str, Value),
     /// The attribute is there, of the same type, and less than this value.
     LessThan(&'static str, Value),
-    /// All of these hold.
+    /// All of these hold; at least one is given.
     And(Vec<Condition>),
-    /// At least one of these holds.
+    /// At least one of these holds; at least one is given.
     Or(Vec<Condition>),
 }
 

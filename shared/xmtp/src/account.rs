@@ -98,7 +98,7 @@ pub async fn inbox_of(wallet: Address, network: &dyn Network) -> Result<InboxId,
             return Ok(inbox);
         }
     }
-    Ok(InboxId::derive(&format!("{wallet:#x}"), NONCE).expect("an address of 42 characters"))
+    Ok(InboxId::of_wallet(wallet, NONCE))
 }
 
 impl Account {
@@ -152,8 +152,7 @@ impl Account {
         identities.load(network, [&self.inbox]).await?;
         let foreign = || AccountError::ForeignWallet { wallet: wallet.address(), inbox: self.inbox.clone() };
         let Some((_, state)) = identities.latest(&self.inbox) else {
-            let derived = InboxId::derive(&format!("{:#x}", wallet.address()), NONCE);
-            if derived.as_ref() != Ok(&self.inbox) {
+            if InboxId::of_wallet(wallet.address(), NONCE) != self.inbox {
                 return Err(foreign());
             }
             return Ok(create_inbox_update(wallet, NONCE, &self.key, clock.now_ns()).await?);

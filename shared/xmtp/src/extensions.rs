@@ -221,7 +221,7 @@ fn encode_immutable(metadata: &ImmutableMetadata) -> Vec<u8> {
 
 fn parse_immutable(bytes: &[u8]) -> Result<ImmutableMetadata, ExtensionError> {
     let bad = |reason: String| malformed(IMMUTABLE_METADATA, reason);
-    let inner = <tls_codec::VLBytes as tls_codec::DeserializeBytes>::tls_deserialize_exact_bytes(bytes)
+    let inner = <tls_codec::VLBytes as tls_codec::Deserialize>::tls_deserialize_exact(bytes)
         .map_err(|error| bad(error.to_string()))?;
     let proto = contents::GroupMetadataV1::decode(inner.as_slice()).map_err(|error| bad(error.to_string()))?;
     let conversation_type = match proto.conversation_type() {

@@ -11,7 +11,7 @@ use openmls::{
 use openmls_traits::{OpenMlsProvider, types::Ciphersuite};
 use prost::Message;
 use sha2::{Digest, Sha256};
-use tls_codec::{DeserializeBytes, Serialize};
+use tls_codec::{Deserialize, Serialize};
 
 use crate::{
     extensions::{WELCOME_POINTEE, WELCOME_WRAPPER, required_extension_types},
@@ -145,7 +145,7 @@ impl MemberKeyPackage {
             return Err(KeyPackageError::Unusual(format!("{} bytes", bytes.len())));
         }
         let invalid = |error: &dyn std::fmt::Display| KeyPackageError::Invalid(error.to_string());
-        let key_package = KeyPackageIn::tls_deserialize_exact_bytes(bytes)
+        let key_package = KeyPackageIn::tls_deserialize_exact(bytes)
             .map_err(|error| invalid(&error))?
             .validate(Provider::default().crypto(), ProtocolVersion::Mls10)
             .map_err(|error| invalid(&error))?;

@@ -8,7 +8,7 @@ use openmls_traits::OpenMlsProvider;
 use prost::Message;
 use sha2::{Digest, Sha256};
 use std::collections::BTreeSet;
-use tls_codec::DeserializeBytes;
+use tls_codec::Deserialize;
 
 use crate::{
     Account, GroupId,
@@ -345,7 +345,7 @@ impl Account {
         accept: &impl Fn(&Invitation) -> bool,
     ) -> Result<Joining, WelcomeError> {
         let dropped = |reason: &dyn std::fmt::Display| Ok(Joining::Dropped(reason.to_string()));
-        let welcome = match MlsMessageIn::tls_deserialize_exact_bytes(data).map(MlsMessageIn::extract) {
+        let welcome = match MlsMessageIn::tls_deserialize_exact(data).map(MlsMessageIn::extract) {
             Ok(MlsMessageBodyIn::Welcome(welcome)) => welcome,
             _ => return dropped(&"not a Welcome"),
         };

@@ -19,8 +19,9 @@ mod streams;
 mod transport;
 mod welcomes;
 
-use std::{future::Future, io::Write, pin::Pin, process::ExitCode, time::Duration};
+use std::{any::Any, io::Write, panic::AssertUnwindSafe, process::ExitCode, time::Duration};
 
+use futures::{FutureExt, future::LocalBoxFuture};
 use rig::Rig;
 
 /// No rule takes longer.
@@ -39,7 +40,7 @@ enum Of {
 struct Rule {
     name: &'static str,
     of: Of,
-    check: fn(Rig) -> Pin<Box<dyn Future<Output = ()> + Send>>,
+    check: fn(Rig) -> LocalBoxFuture<'static, ()>,
 }
 
 macro_rules! rules {
@@ -193,6 +194,11 @@ impl Options {
 #[tokio::main]
 async fn main() -> ExitCode {
     let options = Options::read();
+    // A broken rule is told with its name; here only where it broke.
+    std::panic::set_hook(Box::new(|panic| {
+        let place = panic.location().map(ToString::to_string).unwrap_or_default();
+        say(&format!("       at {place}"));
+    }));
     let (mut passed, mut failed) = (0, 0);
     for rule in RULES.iter().filter(|rule| options.selects(rule)) {
         let result = ask(rule, options.url.clone()).await;
@@ -211,19 +217,17 @@ async fn main() -> ExitCode {
 }
 
 async fn ask(rule: &Rule, url: Option<String>) -> Result<(), String> {
-    let check = rule.check;
-    let task = tokio::spawn(async move { check(Rig::new(url).await).await });
-    match tokio::time::timeout(RULE_TIMEOUT, task).await {
+    let checking = AssertUnwindSafe(async { (rule.check)(Rig::new(url).await).await }).catch_unwind();
+    match tokio::time::timeout(RULE_TIMEOUT, checking).await {
         Ok(Ok(())) => Ok(()),
-        Ok(Err(panic)) => Err(reason(panic)),
+        Ok(Err(panic)) => Err(reason(&*panic)),
         Err(_) => Err(format!("no answer in {RULE_TIMEOUT:?}")),
     }
 }
 
-fn reason(error: tokio::task::JoinError) -> String {
-    let payload = error.into_panic();
-    let text = payload.downcast_ref::<String>().cloned();
-    text.or_else(|| payload.downcast_ref::<&str>().map(ToString::to_string)).unwrap_or_else(|| "panicked".to_owned())
+fn reason(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<String>().cloned();
+    text.or_else(|| panic.downcast_ref::<&str>().map(ToString::to_string)).unwrap_or_else(|| "panicked".to_owned())
 }
 
 fn say(line: &str) {

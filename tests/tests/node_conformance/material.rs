@@ -41,13 +41,17 @@ pub(crate) enum Content {
     Commit = 3,
 }
 
-/// A vector of at most 16383 bytes with its length before it (RFC 9420, section 2.1.2).
-fn vector(bytes: &[u8]) -> Vec<u8> {
-    let length = u16::try_from(bytes.len()).unwrap();
-    match u8::try_from(length) {
-        Ok(short) if short < 0x40 => [&[short], bytes].concat(),
-        _ => [&(0x4000 | length).to_be_bytes(), bytes].concat(),
+/// The length that stands before a vector (RFC 9420, section 2.1.2): as few bytes as do, or it is refused.
+fn length(bytes: usize) -> Vec<u8> {
+    match u32::try_from(bytes).unwrap() {
+        short @ 0..0x40 => short.to_be_bytes()[3..].to_vec(),
+        medium @ 0x40..0x4000 => (0x4000 | medium).to_be_bytes()[2..].to_vec(),
+        long => (0x8000_0000 | long).to_be_bytes().to_vec(),
     }
+}
+
+fn vector(bytes: &[u8]) -> Vec<u8> {
+    [&length(bytes.len()), bytes].concat()
 }
 
 /// The head of an MLSMessage up to and with the epoch.
@@ -68,9 +72,9 @@ pub(crate) fn private_message_of_type(group_id: &[u8], content_type: u8) -> Vec<
 /// A PrivateMessage of `len` bytes.
 pub(crate) fn private_message_of_len(group_id: &[u8], len: usize) -> Vec<u8> {
     let before = [&head(1, 2, group_id)[..], &[1], &vector(&[]), &vector(&random::<16>())].concat();
-    let ciphertext = len - before.len() - 4;
-    let length = 0x8000_0000 | u32::try_from(ciphertext).unwrap();
-    let mut message = [&before[..], &length.to_be_bytes()].concat();
+    let left = len - before.len();
+    let ciphertext = left - length(left).len();
+    let mut message = [before, length(ciphertext)].concat();
     message.resize(len, 0xcc);
     message
 }

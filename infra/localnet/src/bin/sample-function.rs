@@ -14,6 +14,7 @@ async fn main() -> Result<(), Error> {
 }
 
 async fn handle(event: LambdaEvent<Value>) -> Result<Value, Error> {
+    log(&event.payload);
     let Some(records) = event.payload["Records"].as_array() else {
         obey(event.payload["do"].as_str().unwrap_or_default()).await?;
         return Ok(json!({ "event": event.payload, "context": event.context, "pid": std::process::id() }));
@@ -28,6 +29,11 @@ async fn handle(event: LambdaEvent<Value>) -> Result<Value, Error> {
         }
     }
     Ok(json!({ "batchItemFailures": failures }))
+}
+
+#[expect(clippy::print_stdout, reason = "what Lambda's functions print is their log")]
+fn log(event: &Value) {
+    println!("got {event}");
 }
 
 async fn obey(order: &str) -> Result<(), Error> {

@@ -1,7 +1,7 @@
 //! The Lambda Runtime API (2018-06-01): what a function's process calls to get its work and to hand it back.
 //!
-//! Lambda gives each process an address of its own; here they share one port and each has a path before the API's,
-//! which `lambda_runtime` honours.
+//! Lambda gives each process a host and port of its own; here they share one port, and each is given a URL with a path
+//! before the API's, which `lambda_runtime` honours.
 
 use std::{
     collections::HashMap,
@@ -96,7 +96,7 @@ impl RuntimeApi {
         let (calls, said) = mpsc::unbounded_channel();
         self.processes.lock().unwrap_or_else(PoisonError::into_inner).insert(name.to_owned(), calls);
         let registration = Registration { processes: Arc::clone(&self.processes), name: name.to_owned() };
-        (format!("{}/{name}", self.server.address()), said, registration)
+        (format!("http://{}/{name}", self.server.address()), said, registration)
     }
 }
 

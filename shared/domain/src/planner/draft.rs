@@ -18,6 +18,8 @@ pub(super) struct Draft<'a> {
     /// usher is not a member of a room that should be active: the view of it may be old.
     pub(super) ejected: bool,
     leaving: BTreeSet<&'a InboxId>,
+    /// The network was silent about a wallet with a title: whose title is missing may have it all the same.
+    silence: bool,
     pub(super) plan: Plan,
 }
 
@@ -60,7 +62,14 @@ impl Room {
 impl<'a> Draft<'a> {
     pub(super) fn open(input: &'a Input) -> Self {
         let usher = &input.admission.usher;
-        let mut draft = Self { input, rooms: vec![], ejected: false, leaving: BTreeSet::new(), plan: Plan::default() };
+        let mut draft = Self {
+            input,
+            rooms: vec![],
+            ejected: false,
+            leaving: BTreeSet::new(),
+            silence: input.admission.waiting.values().any(|reason| *reason == Unresolved::Silent),
+            plan: Plan::default(),
+        };
         for view in input.rooms.iter().filter(|room| room.state == RoomState::Active) {
             let room = view.group;
             draft.leaving.extend(view.leave_requests.iter().filter(|inbox| *inbox != usher));
@@ -122,7 +131,7 @@ impl<'a> Draft<'a> {
             Some(Grounds::Departed(*departure))
         } else {
             let elsewhere = self.belongs(inbox) && !self.everywhere(inbox) && self.home(inbox) != Some(at);
-            (elsewhere && !self.unsettled()).then_some(Grounds::SeatedElsewhere)
+            (elsewhere && !self.unsettled() && !self.silence).then_some(Grounds::SeatedElsewhere)
         }
     }
 
@@ -138,7 +147,6 @@ impl<'a> Draft<'a> {
 
     /// Removals that nothing explains: a few at a time, and none while the network is silent about somebody.
     pub(super) fn remove_unexplained(&mut self) {
-        let silence = self.input.admission.waiting.values().any(|reason| *reason == Unresolved::Silent);
         for at in self.workable() {
             let view = &self.rooms[at].view;
             let untitled = |inbox: &&InboxId| !self.belongs(inbox) && self.grounds(at, inbox).is_none();
@@ -148,7 +156,7 @@ impl<'a> Draft<'a> {
                 (others * self.input.limits.unexplained_percent / 100).saturating_sub(view.unexplained_removals);
             if inboxes.is_empty() {
                 continue;
-            } else if silence || inboxes.len() > allowed {
+            } else if self.silence || inboxes.len() > allowed {
                 self.plan.alarms.insert(Alarm::Unexplained { room: view.group, inboxes });
             } else {
                 self.dismiss(at, inboxes.into_iter().map(|inbox| (inbox, Grounds::Unexplained)).collect());
@@ -191,9 +199,13 @@ impl<'a> Draft<'a> {
     fn step_down_absent(&mut self, at: usize) {
         let room = &self.rooms[at];
         if room.super_admin() {
-            let absent = |inbox: &&InboxId| !room.view.members.contains_key(*inbox) && !self.belongs(inbox);
             let listed = room.view.admins.union(&room.view.super_admins);
-            let stale = listed.filter(absent).cloned().collect();
+            let absent = listed.filter(|inbox| !room.view.members.contains_key(*inbox));
+            let stale = absent.filter(|inbox| {
+                let departed = self.grounds(at, inbox).is_some();
+                departed || !self.everywhere(inbox) && !self.silence
+            });
+            let stale = stale.cloned().collect();
             self.step_down(at, &stale);
         }
     }
@@ -239,9 +251,9 @@ impl<'a> Draft<'a> {
         }
     }
 
-    /// Roles of members. Where the creator may appoint, the roles that others were given stand.
+    /// Roles of members. Where the creator may appoint, the roles that others were given stand. So they do in silence.
     pub(super) fn appoint(&mut self) {
-        let appointments_stand = self.input.creator_role == CreatorRole::SuperAdmin;
+        let appointments_stand = self.input.creator_role == CreatorRole::SuperAdmin || self.silence;
         for at in self.workable().into_iter().filter(|at| self.rooms[*at].super_admin()).collect::<Vec<_>>() {
             let view = &self.rooms[at].view;
             let mut change = RoleChange::default();

@@ -2,7 +2,12 @@
 
 use std::collections::BTreeSet;
 
-use super::{AssociationView, KeyPackageView, Purpose, change::Change, draft::Draft};
+use super::{
+    AssociationView, KeyPackageView, Purpose,
+    change::{Change, Load},
+    draft::Draft,
+    seating::can_be_sent,
+};
 use crate::ids::{InboxId, InstallationId};
 
 /// What would help a member.
@@ -61,7 +66,9 @@ impl Draft<'_> {
         let leaves = room.view.leaves();
         let told = absent.iter().all(|id| *key_package(id) != KeyPackageView::Unknown && !leaves.contains(id));
         let may_leave = room.super_admin() || !room.lists(inbox);
-        if present.iter().all(usable) && told && may_leave && absent.iter().any(usable) {
+        let comes_back = Change::arrival(self.input, &BTreeSet::new(), inbox)
+            .is_ok_and(|change| can_be_sent(self.input, Load::of(&room.view), &change));
+        if present.iter().all(usable) && told && may_leave && comes_back && absent.iter().any(usable) {
             return Some(Repair::Readmit);
         }
         let damaged = room.view.damaged.contains(inbox) && room.super_admin();

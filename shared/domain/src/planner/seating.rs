@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use super::{
     Input, MAX_INBOXES, Obstacle, Purpose, RoomState, Step,
     change::{Change, Load},
-    draft::Draft,
+    draft::{Draft, Standing},
 };
 use crate::ids::{GroupId, InboxId};
 
@@ -49,19 +49,14 @@ impl Draft<'_> {
             load.inboxes += missing.len();
             let mut arrivals = vec![];
             for inbox in missing {
-                let arrival = if !room.workable() {
-                    Err(Obstacle::Unsettled)
-                } else if !room.joinable {
-                    Err(Obstacle::NoRoom)
-                } else {
-                    Change::arrival(self.input, &leaves, inbox)
+                let arrival = match room.standing {
+                    _ if room.open() => Change::arrival(self.input, &leaves, inbox),
+                    Standing::Unsettled => Err(Obstacle::Unsettled),
+                    _ => Err(Obstacle::NoRoom),
                 };
-                let fits = |change: &Change| {
-                    load.inboxes <= MAX_INBOXES
-                        && load.commit_bytes(self.input, change) <= self.input.limits.commit_bytes
-                };
+                let without = Load { inboxes: load.inboxes - 1, ..load };
                 match arrival {
-                    Ok(change) if fits(&change) => {
+                    Ok(change) if can_be_sent(self.input, without, &change) => {
                         load.leaves += change.additions().count();
                         arrivals.push((inbox.clone(), change));
                     }
@@ -98,7 +93,10 @@ impl Draft<'_> {
         let newcomer = Change::arrival(self.input, &BTreeSet::new(), inbox)?;
         let mut shared = false;
         for at in self.candidates(inbox).into_iter().filter(|at| self.rooms[*at].open()) {
-            if !fits(self.input, intakes[at].load, &newcomer) {
+            // Whoever is out for repair has a seat of their own, however full the room is.
+            let load = intakes[at].load;
+            let returns = self.room_of_repair(inbox) == Some(at) && can_be_sent(self.input, load, &newcomer);
+            if !returns && !fits(self.input, load, &newcomer) {
                 continue;
             }
             match Change::arrival(self.input, &self.rooms[at].view.leaves(), inbox) {
@@ -167,9 +165,13 @@ impl Draft<'_> {
     }
 }
 
+/// Within the limits that a deployment sets.
 fn fits(input: &Input, load: Load, change: &Change) -> bool {
     let (limits, after) = (&input.limits, load.after(change));
-    after.inboxes <= limits.seats_per_room.min(MAX_INBOXES)
-        && after.leaves <= limits.leaves_per_room
-        && load.commit_bytes(input, change) <= limits.commit_bytes
+    after.inboxes <= limits.seats_per_room && after.leaves <= limits.leaves_per_room && can_be_sent(input, load, change)
+}
+
+/// Within the limits that XMTP sets.
+pub(super) fn can_be_sent(input: &Input, load: Load, change: &Change) -> bool {
+    load.after(change).inboxes <= MAX_INBOXES && load.commit_bytes(input, change) <= input.limits.commit_bytes
 }

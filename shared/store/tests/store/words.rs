@@ -26,6 +26,8 @@ async fn an_event_has_its_rooms_in_order() {
             group: GroupId([u8::try_from(20 - number).unwrap(); 16]),
             incarnation: incarnation(),
             state,
+            succeeds: (number == 2).then_some(GroupId([19; 16])),
+            seen: u64::from(number) * 100,
         };
         let rooms = [room(1, RoomState::Lost { reason: "ejected".into() }), room(2, RoomState::Active), room(10, RoomState::Active)];
         let writes: Vec<_> = rooms.iter().rev().map(RoomRecord::write).collect();

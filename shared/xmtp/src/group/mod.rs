@@ -288,7 +288,14 @@ impl Group {
         members.into_iter().map(member).collect()
     }
 
-    /// Whether the inbox of `account` is still in the group.
+    /// Leaves whose inbox the membership does not list.
+    pub fn strangers(&self) -> BTreeSet<InstallationId> {
+        let members = self.membership().members;
+        let leaves = validate::leaves(&self.mls).into_iter();
+        leaves.filter(|leaf| !members.contains_key(&leaf.inbox)).map(|leaf| leaf.installation).collect()
+    }
+
+    /// Whether this member is still in the group.
     pub fn is_active(&self) -> bool {
         self.mls.is_active()
     }

@@ -6,7 +6,7 @@ use openmls::{
     prelude::ProtocolMessage,
 };
 use sha2::{Digest, Sha256};
-use tls_codec::DeserializeBytes;
+use tls_codec::Deserialize;
 
 use super::{Group, Lost, validate::CommitView};
 use crate::{
@@ -147,7 +147,7 @@ impl Group {
     }
 
     fn parse(&self, data: &[u8]) -> Option<PrivateMessageIn> {
-        let message = MlsMessageIn::tls_deserialize_exact_bytes(data).ok()?;
+        let message = MlsMessageIn::tls_deserialize_exact(data).ok()?;
         match message.extract() {
             MlsMessageBodyIn::PrivateMessage(message) if message.group_id().as_slice() == self.id.0 => Some(message),
             _ => None,

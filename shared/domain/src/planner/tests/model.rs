@@ -446,11 +446,14 @@ impl World {
 
 /// Within a plan, removals come before anything that needs a stranger's key package.
 fn in_order(plan: &Plan) -> Result<(), String> {
-    let purpose = |step| match step {
-        &Step::Membership { ref purpose, .. } => Some(purpose),
-        _ => None,
-    };
-    let purposes: Vec<Option<&Purpose>> = plan.steps.iter().map(purpose).collect();
+    let purposes: Vec<Option<&Purpose>> = plan
+        .steps
+        .iter()
+        .map(|step| match step {
+            Step::Membership { purpose, .. } => Some(purpose),
+            _ => None,
+        })
+        .collect();
     let last_removal = purposes.iter().rposition(|purpose| matches!(purpose, Some(Purpose::Remove(_))));
     let first_addition =
         purposes.iter().position(|purpose| matches!(purpose, Some(Purpose::Add | Purpose::Refresh | Purpose::Readd)));

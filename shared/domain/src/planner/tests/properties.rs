@@ -112,7 +112,7 @@ fn settle_in(world: &mut World, n: u8, person: &Person) {
     if person.log_silent {
         world.silent.insert(id.clone());
     }
-    let log = (1..).map(|update| update * 10).zip(person.log.iter().map(|has| state(has)));
+    let log = (1..).map(|update| update * 10).zip(person.log.iter().map(state));
     world.logs.insert(id.clone(), log.collect());
     for (k, key_package) in (1..=DEVICES).zip(person.key_packages) {
         let view = match key_package {
@@ -231,7 +231,7 @@ fn check_outcome(before: &World, world: &World, rest: &Plan) -> Result<(), TestC
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 1_500, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn the_same_input_gives_the_same_plan(world in worlds()) {
@@ -296,7 +296,11 @@ proptest! {
         let plan = world.plan();
         prop_assert!(removals(&plan).is_empty(), "{plan}");
         if links_known {
-            prop_assert!(plan.steps.is_empty(), "{plan}");
+            // One who cannot be reached now takes no room: another may get in instead.
+            let adds = |step: &Step| {
+                matches!(step, Step::CreateRoom { .. } | Step::Membership { purpose: Purpose::Add, .. })
+            };
+            prop_assert!(plan.steps.iter().all(adds), "{plan}");
         }
     }
 

@@ -560,9 +560,14 @@ fn rooms_in_doubt() {
             "without rights nothing is done, and no room made behind the room's back",
             with(World::new(&[3], vec![Room::new(0xa0).with(&[2])]), |world| {
                 world.rooms[0].super_admins = [inbox(CREATOR)].into();
+                world.claims.moderators = [inbox(8)].into();
             }),
-            "! a0a0a0a0: usher is not a super admin\nwait 03030303: no room has a seat yet\n",
-            "! a0a0a0a0: usher is not a super admin\nwait 03030303: no room has a seat yet\n",
+            "! a0a0a0a0: usher is not a super admin\n\
+             wait 03030303: no room has a seat yet\n\
+             wait 08080808: no room has a seat yet\n",
+            "! a0a0a0a0: usher is not a super admin\n\
+             wait 03030303: no room has a seat yet\n\
+             wait 08080808: no room has a seat yet\n",
         ),
         scenario(
             "ejected",

@@ -1,0 +1,357 @@
+//! `usher dev`: everything on this machine, on loopback ports.
+
+use std::{
+    collections::BTreeMap,
+    fs::DirBuilder,
+    os::unix::fs::DirBuilderExt as _,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use alloy_primitives::{Address, address};
+use aws_sdk_sqs::types::QueueAttributeName;
+use serde::Serialize;
+use serde_json::json;
+use tempfile::TempDir;
+use tokio::signal::unix::{SignalKind, signal};
+use usher_chain::{ChainConfig, Chains, Trust};
+use usher_domain::{ChainId, KioskKey};
+use usher_localnet::{
+    aws::{ACCESS_KEY, dynamodb_client, sqs_client},
+    dynamodb::DynamoDb,
+    lambda::{EventSourceConfig, Function, FunctionConfig, Logs, RuntimeApi, Schedule, SqsEventSource},
+    sqs::Sqs,
+    xmtp_node::{Node, NodeOptions, RunningNode},
+};
+use usher_store::dynamo::DynamoTable;
+
+use crate::{
+    Failure, functions, print, say,
+    stack::{DYNAMODB_PORT, Queue, SQS_PORT, TABLE},
+};
+
+/// The factory of the samples in `events/`.
+const SAMPLE_FACTORY: (ChainId, Address) = (ChainId(31337), address!("5fbdb2315678afecb367f032d93f642f64180aa3"));
+
+// As template.yaml deploys them.
+const TIMEOUT: Duration = Duration::from_secs(30);
+const VISIBILITY_S: u32 = 180;
+const MAX_RECEIVES: u32 = 5;
+const DEAD_LETTERS_KEPT_S: u32 = 14 * 24 * 3600;
+const SWEEP_EVERY: Duration = Duration::from_secs(60);
+const BATCH_SIZE: i32 = 10;
+/// Environments of a function: enough to meet each other, few enough for a laptop.
+const CONCURRENCY: usize = 3;
+/// A stop waits so long for running invocations; after it their messages stay in the queue, as after a crash.
+const STOP_PATIENCE: Duration = Duration::from_secs(5);
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Say nothing but the line of JSON (the functions' logs go to standard error all the same)
+    #[arg(long)]
+    json: bool,
+    /// Listen to this factory, too. Repeatable
+    #[arg(long, value_name = "CHAIN:ADDRESS")]
+    factory: Vec<KioskKey>,
+    /// Keep everything in this folder and go on from it next time
+    #[arg(long, value_name = "DIR")]
+    state: Option<PathBuf>,
+    /// The folder of the functions' binaries
+    #[arg(long, value_name = "DIR")]
+    functions: Option<PathBuf>,
+    /// The XMTP node's gRPC port; like all ports here, 0 takes a free one
+    #[arg(long, value_name = "PORT", default_value_t = 5556)]
+    xmtp_port: u16,
+    /// The XMTP node's gRPC-Web port
+    #[arg(long, value_name = "PORT", default_value_t = 5557)]
+    xmtp_web_port: u16,
+    /// DynamoDB's port
+    #[arg(long, value_name = "PORT", default_value_t = DYNAMODB_PORT)]
+    dynamodb_port: u16,
+    /// SQS's port
+    #[arg(long, value_name = "PORT", default_value_t = SQS_PORT)]
+    sqs_port: u16,
+    /// The port of the Lambda Runtime API
+    #[arg(long, value_name = "PORT", default_value_t = 9001)]
+    lambda_port: u16,
+}
+
+/// What is printed when the stack is ready.
+#[derive(Debug, Serialize)]
+struct Ready {
+    xmtp_url: String,
+    xmtp_web_url: String,
+    dynamodb_url: String,
+    sqs_url: String,
+    /// The URLs, by what the queues are for; a dead-letter queue's name ends in `-dlq`.
+    queues: BTreeMap<String, String>,
+    table: &'static str,
+    chains: Chains,
+    #[serde(flatten)]
+    account: Account,
+}
+
+/// usher's XMTP account.
+#[derive(Debug, Serialize)]
+struct Account {
+    inbox_id: String,
+    wallet: String,
+}
+
+pub(crate) async fn run(args: Args) -> Result<(), Failure> {
+    let (mut interrupted, mut terminated) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+    let stop = async {
+        tokio::select! {
+            _ = interrupted.recv() => {}
+            _ = terminated.recv() => {}
+        }
+    };
+    tokio::pin!(stop);
+    let started = tokio::select! {
+        started = start(&args) => started?,
+        () = &mut stop => return Ok(()),
+    };
+    print(&serde_json::to_string(&started.ready)?);
+    if !args.json {
+        introduce(&started.ready, args.state.as_deref());
+    }
+    stop.await;
+    if !args.json {
+        say("stopping");
+    }
+    started.stop().await
+}
+
+fn introduce(ready: &Ready, state: Option<&Path>) {
+    for (chain, config) in ready.chains.iter() {
+        let factories: Vec<_> = config.factories.iter().map(|factory| format!("{factory:#x}")).collect();
+        say(&format!("chain {chain}, factories {}", factories.join(", ")));
+        say("  trust: queue. Whoever may send to the queues is believed; nothing is checked against the chain");
+    }
+    match state {
+        Some(state) => say(&format!("state is kept in {}", state.display())),
+        None => say("state is in memory and gone when this stops; --state DIR keeps it"),
+    }
+    say("ready: try `usher send events/logs/01-mint.json` and `usher rooms`; Ctrl-C stops");
+}
+
+/// A running stack.
+struct Running {
+    ready: Ready,
+    xmtp: RunningNode,
+    dynamodb: DynamoDb,
+    sqs: Sqs,
+    lambda: Arc<RuntimeApi>,
+    functions: Vec<Arc<Function>>,
+    sources: Vec<SqsEventSource>,
+    schedule: Schedule,
+    /// Keeps the folder until the end.
+    _state: State,
+}
+
+async fn start(args: &Args) -> Result<Running, Failure> {
+    let chains = chains(&args.factory)?;
+    let binaries = functions::folder(args.functions.as_deref()).await?;
+    let state = State::open(args.state.clone())?;
+
+    let options = NodeOptions {
+        port: args.xmtp_port,
+        web_port: args.xmtp_web_port,
+        database: state.file("xmtp.sqlite"),
+        ..NodeOptions::default()
+    };
+    let xmtp = Node::start(options).await?;
+    let dynamodb = DynamoDb::start(args.dynamodb_port, state.file("dynamodb.sqlite").as_deref()).await?;
+    let sqs = Sqs::start(args.sqs_port, state.file("sqs.sqlite").as_deref()).await?;
+    let lambda = Arc::new(RuntimeApi::start(args.lambda_port).await?);
+
+    DynamoTable::new(dynamodb_client(&dynamodb.url()), TABLE).create_table().await?;
+    let queues = create_queues(&sqs_client(&sqs.url())).await?;
+    let env = environment(&state, &chains, &xmtp, &dynamodb, &sqs, &queues);
+    let account = init_account(&env).await?;
+
+    let function = |name: &str| {
+        let config = FunctionConfig {
+            name: name.to_owned(),
+            binary: binaries.join(name),
+            env: env.clone().into_iter().collect(),
+            timeout: TIMEOUT,
+            concurrency: CONCURRENCY,
+            logs: Logs::Stderr,
+        };
+        Arc::new(Function::new(Arc::clone(&lambda), config))
+    };
+    let functions: Vec<_> = functions::FUNCTIONS.into_iter().map(function).collect();
+    let mut sources = Vec::new();
+    // Queues and functions stand in the same order; the nudges are the sweep's.
+    for (queue, function) in Queue::ALL.into_iter().zip(&functions) {
+        let config = EventSourceConfig {
+            queue_url: queues[queue.short_name()].clone(),
+            batch_size: BATCH_SIZE,
+            maximum_concurrency: CONCURRENCY,
+        };
+        sources.push(SqsEventSource::start(sqs_client(&sqs.url()), config, Arc::clone(function)).await?);
+    }
+    let sweep = functions.last().ok_or("there is no sweep")?;
+    let schedule = Schedule::start(SWEEP_EVERY, Arc::clone(sweep));
+
+    let ready = Ready {
+        xmtp_url: xmtp.url(),
+        xmtp_web_url: xmtp.web_url(),
+        dynamodb_url: dynamodb.url(),
+        sqs_url: sqs.url(),
+        queues,
+        table: TABLE,
+        chains,
+        account,
+    };
+    Ok(Running { ready, xmtp, dynamodb, sqs, lambda, functions, sources, schedule, _state: state })
+}
+
+impl Running {
+    /// Stops what asks before what answers.
+    async fn stop(self) -> Result<(), Failure> {
+        self.schedule.stop().await;
+        futures::future::join_all(self.sources.into_iter().map(|source| source.stop(STOP_PATIENCE))).await;
+        drop(self.functions);
+        if let Some(lambda) = Arc::into_inner(self.lambda) {
+            lambda.stop().await;
+        }
+        self.sqs.stop().await;
+        self.dynamodb.stop().await;
+        self.xmtp.shutdown().await?;
+        Ok(())
+    }
+}
+
+/// Where the stack keeps its files: a folder that stays, or one for the keys that goes with the process.
+enum State {
+    Kept(PathBuf),
+    Passing(TempDir),
+}
+
+impl State {
+    fn open(folder: Option<PathBuf>) -> Result<Self, Failure> {
+        let Some(folder) = folder else { return Ok(Self::Passing(TempDir::new()?)) };
+        // It holds keys.
+        let made = DirBuilder::new().recursive(true).mode(0o700).create(&folder);
+        made.map_err(|error| format!("{}: {error}", folder.display()))?;
+        Ok(Self::Kept(folder.canonicalize()?))
+    }
+
+    fn folder(&self) -> &Path {
+        match self {
+            Self::Kept(folder) => folder,
+            Self::Passing(folder) => folder.path(),
+        }
+    }
+
+    /// A database's file; none if it is to live in memory.
+    fn file(&self, name: &str) -> Option<PathBuf> {
+        match self {
+            Self::Kept(folder) => Some(folder.join(name)),
+            Self::Passing(_) => None,
+        }
+    }
+}
+
+fn chains(more: &[KioskKey]) -> Result<Chains, Failure> {
+    let mut chains = BTreeMap::<ChainId, ChainConfig>::new();
+    let named = more.iter().map(|factory| (factory.chain, factory.address));
+    for (chain, factory) in [SAMPLE_FACTORY].into_iter().chain(named) {
+        let empty = || ChainConfig { trust: Trust::Queue, factories: [].into() };
+        chains.entry(chain).or_insert_with(empty).factories.insert(factory);
+    }
+    Ok(chains.try_into()?)
+}
+
+/// Creates the queues that are not there yet, each with its dead-letter queue, and returns all URLs.
+async fn create_queues(client: &aws_sdk_sqs::Client) -> Result<BTreeMap<String, String>, aws_sdk_sqs::Error> {
+    let mut urls = BTreeMap::new();
+    for queue in Queue::ALL {
+        let kept = (QueueAttributeName::MessageRetentionPeriod, DEAD_LETTERS_KEPT_S.to_string());
+        let dead = create_queue(client, format!("{queue}-dlq"), [kept]).await?;
+        let attributes = client.get_queue_attributes().queue_url(&dead).attribute_names(QueueAttributeName::QueueArn);
+        let attributes = attributes.send().await?.attributes.unwrap_or_default();
+        let redrive = json!({
+            "deadLetterTargetArn": attributes.get(&QueueAttributeName::QueueArn),
+            "maxReceiveCount": MAX_RECEIVES,
+        });
+        let visibility = (QueueAttributeName::VisibilityTimeout, VISIBILITY_S.to_string());
+        let redrive = (QueueAttributeName::RedrivePolicy, redrive.to_string());
+        let live = create_queue(client, queue.to_string(), [visibility, redrive]).await?;
+        urls.insert(format!("{}-dlq", queue.short_name()), dead);
+        urls.insert(queue.short_name().to_owned(), live);
+    }
+    Ok(urls)
+}
+
+/// Attributes are set afterwards: creating a kept queue with others than it has is refused.
+async fn create_queue(
+    client: &aws_sdk_sqs::Client,
+    name: String,
+    attributes: impl IntoIterator<Item = (QueueAttributeName, String)>,
+) -> Result<String, aws_sdk_sqs::Error> {
+    let url = client.create_queue().queue_name(name).send().await?.queue_url.unwrap_or_default();
+    let attributes = attributes.into_iter().collect();
+    client.set_queue_attributes().queue_url(&url).set_attributes(Some(attributes)).send().await?;
+    Ok(url)
+}
+
+/// The functions' environment variables.
+fn environment(
+    state: &State,
+    chains: &Chains,
+    xmtp: &RunningNode,
+    dynamodb: &DynamoDb,
+    sqs: &Sqs,
+    queues: &BTreeMap<String, String>,
+) -> BTreeMap<String, String> {
+    let key_file = |name: &str| state.folder().join(name).display().to_string();
+    let mut env = BTreeMap::from(
+        [
+            ("USHER_STAGE", "dev".to_owned()),
+            ("USHER_TABLE", TABLE.to_owned()),
+            ("USHER_XMTP_URL", xmtp.url()),
+            ("USHER_CONFIG", json!({ "chains": chains }).to_string()),
+            ("USHER_NUDGE_QUEUE_URL", queues[Queue::Nudge.short_name()].clone()),
+            ("USHER_DATA_KEY_FILE", key_file("data.key")),
+            ("USHER_WALLET_KEY_FILE", key_file("wallet.key")),
+            ("AWS_ENDPOINT_URL_DYNAMODB", dynamodb.url()),
+            ("AWS_ENDPOINT_URL_SQS", sqs.url()),
+            ("AWS_ACCESS_KEY_ID", ACCESS_KEY.to_owned()),
+            ("AWS_SECRET_ACCESS_KEY", ACCESS_KEY.to_owned()),
+        ]
+        .map(|(name, value)| (name.to_owned(), value)),
+    );
+    let passed_on = ["RUST_LOG", "AWS_LAMBDA_LOG_LEVEL", "AWS_LAMBDA_LOG_FORMAT", "RUST_BACKTRACE"];
+    env.extend(passed_on.iter().filter_map(|name| Some(((*name).to_owned(), std::env::var(name).ok()?))));
+    env
+}
+
+/// Makes usher's XMTP account, or finds the one made earlier.
+async fn init_account(_env: &BTreeMap<String, String>) -> Result<Account, Failure> {
+    Err("the XMTP account cannot be made yet".into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn named_factories_join_the_samples() {
+        let more = ["31337:0x00000000000000000000000000000000000000aa", "1328:0x00000000000000000000000000000000000000bb"];
+        let chains = chains(&more.map(|factory| factory.parse().unwrap())).unwrap();
+        assert_eq!(
+            serde_json::to_value(&chains).unwrap(),
+            json!({
+                "1328": { "trust": "queue", "factories": ["0x00000000000000000000000000000000000000bb"] },
+                "31337": { "trust": "queue", "factories": [
+                    "0x00000000000000000000000000000000000000aa",
+                    "0x5fbdb2315678afecb367f032d93f642f64180aa3",
+                ] },
+            })
+        );
+    }
+}

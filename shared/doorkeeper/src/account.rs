@@ -1,0 +1,101 @@
+//! usher's own XMTP account: made once, read by every function.
+
+use std::sync::Arc;
+
+use usher_domain::ports::{Clock, Randomness};
+use usher_store::{Owner, SnapshotError, Snapshots, Table, snapshot::Save};
+use usher_xmtp::{Account, AccountError, identity::WalletSigner, inbox_of, network::Network};
+
+use crate::{ConvergeError, Doorkeeper, surroundings::Surroundings};
+
+/// The account as an operator sees it.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct AccountInfo {
+    /// The inbox.
+    pub inbox: String,
+    /// The one installation.
+    pub installation: String,
+    /// The wallet that the inbox belongs to, in lower case.
+    pub wallet: String,
+}
+
+/// Why the account was not made.
+#[derive(Debug, thiserror::Error)]
+pub enum InitError {
+    /// The account cannot be made or registered.
+    #[error("the account cannot be registered")]
+    Account(#[from] AccountError),
+    /// The account cannot be stored: it was not registered either.
+    #[error("the account cannot be stored")]
+    Snapshot(#[from] SnapshotError),
+    /// The stored account belongs to another wallet's inbox.
+    #[error("the stored account is inbox {stored}, and the wallet's is {wallet}: use the wallet it was made with")]
+    OtherWallet {
+        /// The stored inbox.
+        stored: String,
+        /// The wallet's inbox.
+        wallet: String,
+    },
+}
+
+/// Makes the account, or finishes making it: keys are stored before anything is published, so that a repetition after
+/// a crash at any point ends with one installation. Does nothing if the account is there.
+pub async fn init_account<T: Table>(
+    snapshots: &Snapshots<T>,
+    network: &dyn Network,
+    wallet: &dyn WalletSigner,
+    clock: Arc<dyn Clock>,
+    randomness: Arc<dyn Randomness>,
+) -> Result<AccountInfo, InitError> {
+    let fence = clock.now_ms();
+    let surroundings = Surroundings { clock, randomness };
+    let info = |account: &Account| AccountInfo {
+        inbox: account.inbox().to_string(),
+        installation: account.installation().to_string(),
+        wallet: format!("{:#x}", wallet.address()),
+    };
+    if let Some(stored) = snapshots.load(&Owner::Account).await? {
+        let account = Account::decode(&stored.plaintext)?;
+        if account.is_registered() {
+            return Ok(info(&account));
+        }
+    }
+    let stored = snapshots.claim(&Owner::Account, fence).await?;
+    let inbox = inbox_of(wallet.address(), network).await?;
+    let save = async |account: &Account, expected_version| {
+        let plaintext = account.encode()?;
+        let save = Save { fence, expected_version, plaintext: &plaintext, status: "", side_writes: Vec::new() };
+        Ok::<u64, InitError>(snapshots.save(&Owner::Account, save).await?)
+    };
+    let (mut account, version) = match stored {
+        Some(stored) => (Account::decode(&stored.plaintext)?, stored.version),
+        None => {
+            let account = Account::new(inbox.clone(), &surroundings, &surroundings)?;
+            let version = save(&account, 0).await?;
+            (account, version)
+        }
+    };
+    if *account.inbox() != inbox {
+        return Err(InitError::OtherWallet { stored: account.inbox().to_string(), wallet: inbox.to_string() });
+    }
+    account.register(wallet, network, &surroundings).await?;
+    save(&account, version).await?;
+    Ok(info(&account))
+}
+
+impl<T: Table> Doorkeeper<T> {
+    /// The account, if it was made.
+    pub(crate) async fn account(&self) -> Result<Option<Arc<Account>>, ConvergeError> {
+        if let Some(account) = &*self.account.lock().expect("no holder of this lock panics") {
+            return Ok(Some(account.clone()));
+        }
+        let Some(stored) = self.parts.snapshots.load(&Owner::Account).await? else { return Ok(None) };
+        let account = Account::decode(&stored.plaintext)?;
+        if !account.is_registered() {
+            return Ok(None);
+        }
+        let account = Arc::new(account);
+        *self.account.lock().expect("no holder of this lock panics") = Some(account.clone());
+        Ok(Some(account))
+    }
+}

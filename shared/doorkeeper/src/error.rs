@@ -1,0 +1,84 @@
+//! What stops a convergence, and what it is told as.
+
+use usher_store::{SnapshotError, StoreError, table::Kind};
+use usher_xmtp::{
+    AccountError, GroupError, IdentitiesError, SendWelcomesError,
+    group::{ChangeError, WalkError},
+    network::NetworkError,
+};
+
+/// Why an event was not converged. The event stays due.
+#[derive(Debug, thiserror::Error)]
+pub enum ConvergeError {
+    /// A newer lease has the event: drop everything.
+    #[error("fenced off by a newer lease")]
+    Fenced,
+    /// The ledger did not do as asked.
+    #[error("the ledger did not do as asked")]
+    Store(#[from] StoreError),
+    /// A snapshot was not loaded or saved.
+    #[error("a snapshot was not loaded or saved")]
+    Snapshot(#[source] SnapshotError),
+    /// XMTP did not answer.
+    #[error("XMTP did not answer")]
+    Network(#[from] NetworkError),
+    /// Identity logs were not read.
+    #[error("identity logs were not read")]
+    Identities(#[from] IdentitiesError),
+    /// A room's log was not read.
+    #[error("a room's log was not read")]
+    Walk(#[from] WalkError),
+    /// A change was not made.
+    #[error("a room was not changed")]
+    Change(#[from] ChangeError),
+    /// Welcomes were not sent.
+    #[error("welcomes were not sent")]
+    Welcomes(#[from] SendWelcomesError),
+    /// A room cannot be made, written or read.
+    #[error("a room's state cannot be used")]
+    Group(#[from] GroupError),
+    /// The account cannot be read.
+    #[error("the account cannot be used")]
+    Account(#[from] AccountError),
+    /// An id of the ledger is none of XMTP's.
+    #[error("{0} is not an id that XMTP knows")]
+    Id(String),
+}
+
+impl From<SnapshotError> for ConvergeError {
+    fn from(error: SnapshotError) -> Self {
+        match error {
+            // Somebody else saved since: whoever that is has the newer state.
+            SnapshotError::Fenced { .. } | SnapshotError::VersionConflict { .. } => Self::Fenced,
+            error => Self::Snapshot(error),
+        }
+    }
+}
+
+impl ConvergeError {
+    /// A word for logs and metrics.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Fenced => "fenced",
+            Self::Store(_) => "store",
+            Self::Snapshot(_) => "snapshot",
+            Self::Network(_) => "network",
+            Self::Identities(_) => "identities",
+            Self::Walk(_) => "walk",
+            Self::Change(_) => "change",
+            Self::Welcomes(_) => "welcomes",
+            Self::Group(_) => "group",
+            Self::Account(_) => "account",
+            Self::Id(_) => "id",
+        }
+    }
+
+    /// Whether a room's snapshot can never be read again: the room is lost.
+    pub(crate) fn is_unreadable_room(&self) -> bool {
+        match self {
+            Self::Snapshot(error) => error.kind() == Kind::Bug,
+            Self::Group(_) => true,
+            _ => false,
+        }
+    }
+}
