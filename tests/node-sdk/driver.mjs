@@ -108,8 +108,11 @@ const second = () => Math.floor(Date.now() / 1000);
 
 async function inFreshSecond(sdk, action) {
   while (lastIdentitySecond.get(sdk.inboxId) === second()) await pause(1000 - (Date.now() % 1000));
-  lastIdentitySecond.set(sdk.inboxId, second());
-  return action();
+  try {
+    return await action();
+  } finally {
+    lastIdentitySecond.set(sdk.inboxId, second());
+  }
 }
 
 // ---- how things read on the line ----

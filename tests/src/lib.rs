@@ -1,3 +1,4 @@
-//! What the integration tests share: drivers for the real clients they talk through.
+//! What the integration tests share: drivers for the real clients they talk through, and usher in one process.
 
 pub mod node_sdk;
+pub mod world;

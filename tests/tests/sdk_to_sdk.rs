@@ -214,7 +214,7 @@ async fn who_asks_to_leave_is_taken_out_by_a_super_admins_client() -> Outcome {
     assert_eq!((left.initiated_by.as_str(), left.left), (ana.inbox_id(), vec![ben.inbox_id().to_owned()]));
     assert!(left.removed.is_empty(), "leaving is not being removed");
 
-    assert!(!ben.synced(&room).await?.is_active);
+    assert!(!ben.conversation(&room).await?.is_active);
     cem.sync().await?;
     assert_eq!(cem.synced(&room).await?.inbox_ids(), sorted(&[&ana, &cem]));
     Ok(())
@@ -241,8 +241,8 @@ async fn an_inbox_sits_with_all_its_installations() -> Outcome {
     ana.sync_conversation(&room).await?;
     assert_eq!(ana.texts(&room).await?, ["from the phone", "from the laptop"]);
 
-    // A third device comes with the next commit that looks at its inbox; a revoked one goes with it.
-    let tablet = world.person(2).await?;
+    // The next commit that changes who is in brings a third device as well, and takes a revoked one away.
+    let (tablet, cem) = (world.person(2).await?, world.person(3).await?);
     phone.revoke_installations(&[laptop.installation_id()]).await?;
     let state = ana.inbox_states(&[phone.inbox_id()]).await?.pop().expect("one was asked for");
     let mut devices = vec![phone.installation_id(), tablet.installation_id()];
@@ -251,7 +251,7 @@ async fn an_inbox_sits_with_all_its_installations() -> Outcome {
     listed.sort_unstable();
     assert_eq!(listed, devices);
 
-    phone.send_text(&room, "new tablet").await?;
+    ana.add_members(&room, &[cem.inbox_id()]).await?;
     tablet.sync().await?;
     assert!(tablet.synced(&room).await?.is_active);
     assert!(!laptop.synced(&room).await?.is_active);
@@ -426,12 +426,14 @@ async fn a_group_made_offline_is_published_later() -> Outcome {
     let world = World::start().await?;
     let (ana, ben) = (world.person(1).await?, world.person(2).await?);
     let room = ana.create_group_optimistic(&named("later")).await?;
-    ana.send_text_optimistic(&room, "kept").await?;
     ana.add_members(&room, &[ben.inbox_id()]).await?;
-    ana.publish_messages(&room).await?;
-
+    ana.send_text_optimistic(&room, "kept").await?;
     ben.sync().await?;
     assert_eq!(ben.synced(&room).await?.name, "later");
+    assert!(ben.texts(&room).await?.is_empty());
+
+    ana.publish_messages(&room).await?;
+    ben.sync_conversation(&room).await?;
     assert_eq!(ben.texts(&room).await?, ["kept"]);
     Ok(())
 }

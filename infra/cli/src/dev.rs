@@ -17,6 +17,7 @@ use tempfile::TempDir;
 use tokio::signal::unix::{SignalKind, signal};
 use usher_chain::{ChainConfig, Chains, Trust};
 use usher_domain::{ChainId, KioskKey};
+use usher_lambda::{Adapters, Config, DataKeyConfig, DataKeySource, Machine, SqsNudges, Usher, local_wallet};
 use usher_localnet::{
     aws::{ACCESS_KEY, dynamodb_client, sqs_client},
     dynamodb::DynamoDb,
@@ -25,6 +26,7 @@ use usher_localnet::{
     xmtp_node::{Node, NodeOptions, RunningNode},
 };
 use usher_store::dynamo::DynamoTable;
+use usher_xmtp::V3;
 
 use crate::{
     Failure, functions, print, say,
@@ -43,6 +45,10 @@ const SWEEP_EVERY: Duration = Duration::from_secs(60);
 const BATCH_SIZE: i32 = 10;
 /// Environments of a function: enough to meet each other, few enough for a laptop.
 const CONCURRENCY: usize = 3;
+/// One call to the node, which is on this machine.
+const XMTP_TIMEOUT: Duration = Duration::from_secs(4);
+/// The file of usher's wallet.
+const WALLET_KEY: &str = "wallet.key";
 /// A stop waits so long for running invocations; after it their messages stay in the queue, as after a crash.
 const STOP_PATIENCE: Duration = Duration::from_secs(5);
 
@@ -169,7 +175,8 @@ async fn start(args: &Args) -> Result<Running, Failure> {
     DynamoTable::new(dynamodb_client(&dynamodb.url()), TABLE).create_table().await?;
     let queues = create_queues(&sqs_client(&sqs.url())).await?;
     let env = environment(&state, &chains, &xmtp, &dynamodb, &sqs, &queues);
-    let account = init_account(&env).await?;
+    let config = Config::read(|name| env.get(name).cloned())?;
+    let account = init(&config, &state, dynamodb_client(&dynamodb.url()), sqs_client(&sqs.url())).await?;
 
     let function = |name: &str| {
         let config = FunctionConfig {
@@ -203,7 +210,7 @@ async fn start(args: &Args) -> Result<Running, Failure> {
         sqs_url: sqs.url(),
         queues,
         table: TABLE,
-        chains,
+        chains: config.chains,
         account,
     };
     Ok(Running { ready, xmtp, dynamodb, sqs, lambda, functions, sources, schedule, _state: state })
@@ -317,7 +324,7 @@ fn environment(
             ("USHER_CONFIG", json!({ "chains": chains }).to_string()),
             ("USHER_NUDGE_QUEUE_URL", queues[Queue::Nudge.short_name()].clone()),
             ("USHER_DATA_KEY_FILE", key_file("data.key")),
-            ("USHER_WALLET_KEY_FILE", key_file("wallet.key")),
+            ("USHER_WALLET_KEY_FILE", key_file(WALLET_KEY)),
             ("AWS_ENDPOINT_URL_DYNAMODB", dynamodb.url()),
             ("AWS_ENDPOINT_URL_SQS", sqs.url()),
             ("AWS_ACCESS_KEY_ID", ACCESS_KEY.to_owned()),
@@ -330,9 +337,29 @@ fn environment(
     env
 }
 
-/// Makes usher's XMTP account, or finds the one made earlier.
-async fn init_account(_env: &BTreeMap<String, String>) -> Result<Account, Failure> {
-    Err("the XMTP account cannot be made yet".into())
+/// Makes the deployment and usher's XMTP account, or finds those made earlier.
+async fn init(
+    config: &Config,
+    state: &State,
+    dynamodb: aws_sdk_dynamodb::Client,
+    sqs: aws_sdk_sqs::Client,
+) -> Result<Account, Failure> {
+    let data_key = match &config.data_key {
+        DataKeyConfig::File(path) => DataKeySource::File(path.clone()),
+        DataKeyConfig::Kms(_) => return Err("a dev stack has no KMS".into()),
+    };
+    let adapters = Adapters {
+        table: DynamoTable::new(dynamodb, &config.table),
+        network: Arc::new(V3::new(&config.xmtp_url, XMTP_TIMEOUT)?),
+        nudges: Arc::new(SqsNudges::new(sqs, &config.nudge_queue_url)),
+        data_key,
+        clock: Arc::new(Machine),
+        randomness: Arc::new(Machine),
+    };
+    let wallet = local_wallet(&state.folder().join(WALLET_KEY), &Machine)?;
+    let usher = Usher::new(adapters, config.chains.clone(), config.policy.clone());
+    let account = usher.init(&wallet).await?;
+    Ok(Account { inbox_id: account.inbox, wallet: account.wallet })
 }
 
 #[cfg(test)]
@@ -341,7 +368,8 @@ mod tests {
 
     #[test]
     fn named_factories_join_the_samples() {
-        let more = ["31337:0x00000000000000000000000000000000000000aa", "1328:0x00000000000000000000000000000000000000bb"];
+        let more =
+            ["31337:0x00000000000000000000000000000000000000aa", "1328:0x00000000000000000000000000000000000000bb"];
         let chains = chains(&more.map(|factory| factory.parse().unwrap())).unwrap();
         assert_eq!(
             serde_json::to_value(&chains).unwrap(),

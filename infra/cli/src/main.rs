@@ -1,6 +1,5 @@
 //! `usher`: run it all locally, operate a deployment.
 
-mod ambient;
 mod dev;
 mod functions;
 mod rooms;

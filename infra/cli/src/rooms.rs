@@ -4,10 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use comfy_table::{Table, presets::UTF8_FULL_CONDENSED};
 use serde::Serialize;
-use usher_domain::{EventKey, Incarnation};
+use usher_domain::{EventKey, Incarnation, ports::Clock as _};
+use usher_lambda::Machine;
 use usher_store::{EventRecord, RoomRecord, RoomState, Standing, Store, dynamo::DynamoTable};
 
-use crate::{Failure, ambient::Ambient, print, stack::Stack};
+use crate::{Failure, print, stack::Stack};
 
 /// Parked logs are counted up to here.
 const PARKED_MAX: usize = 10_000;
@@ -150,8 +151,7 @@ fn waiting(standing: &Standing) -> Vec<Waiting> {
 }
 
 fn text(report: &Report) -> String {
-    use usher_domain::ports::Clock as _;
-    let now_ms = Ambient.now_ms();
+    let now_ms = Machine.now_ms();
     let mut text: Vec<_> = report.events.iter().map(|event| event_table(event, now_ms).to_string()).collect();
     if text.is_empty() {
         text.push("no events".to_owned());

@@ -62,7 +62,8 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
         batches.extend(split(bodies).into_iter().map(|batch| (url.clone(), batch)));
     }
     let client = args.stack.sqs();
-    let mut sent = stream::iter(batches).map(|(url, batch)| send(&client, url, batch)).buffer_unordered(BATCHES_AT_ONCE);
+    let mut sent =
+        stream::iter(batches).map(|(url, batch)| send(&client, url, batch)).buffer_unordered(BATCHES_AT_ONCE);
     let mut done = 0;
     while let Some(count) = sent.try_next().await.map_err(|error| format!("after {done} of {total}: {error}"))? {
         if (done + count) / PROGRESS_EVERY > done / PROGRESS_EVERY {

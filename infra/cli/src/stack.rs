@@ -2,10 +2,11 @@
 
 use std::{fmt, sync::Arc};
 
+use usher_lambda::Machine;
 use usher_localnet::aws::{dynamodb_client, sqs_client};
 use usher_store::{Store, dynamo::DynamoTable};
 
-use crate::{Failure, ambient::Ambient};
+use crate::Failure;
 
 /// DynamoDB's port, as DynamoDB Local has it.
 pub(crate) const DYNAMODB_PORT: u16 = 8000;
@@ -66,7 +67,7 @@ fn local(port: u16) -> String {
 impl Stack {
     pub(crate) fn store(&self) -> Store<DynamoTable> {
         let table = DynamoTable::new(dynamodb_client(&self.dynamodb_url), &self.table);
-        Store::new(table, Arc::new(Ambient), Arc::new(Ambient))
+        Store::new(table, Arc::new(Machine), Arc::new(Machine))
     }
 
     pub(crate) fn sqs(&self) -> aws_sdk_sqs::Client {

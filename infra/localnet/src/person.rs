@@ -156,7 +156,8 @@ impl Person {
         self.dropped.extend(welcomed.dropped.into_iter().map(|dropped| dropped.reason));
         for group in welcomed.joined {
             // A second welcome to a group that still works is an echo of the first.
-            let working = self.group(group.id()).is_ok_and(|known| known.lost().is_none() && known.epoch() >= group.epoch());
+            let working =
+                self.group(group.id()).is_ok_and(|known| known.lost().is_none() && known.epoch() >= group.epoch());
             if !working {
                 self.keep(&group)?;
             }

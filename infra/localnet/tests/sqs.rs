@@ -60,7 +60,7 @@ fn receive_count(message: &Message) -> &str {
 
 #[tokio::test]
 async fn a_message_is_hidden_while_received_and_comes_back() {
-    let Local { client, .. } = local().await;
+    let Local { client, sqs: _sqs } = local().await;
     let queue = create(&client, "q", &[(Attribute::VisibilityTimeout, "1")]).await;
     let trace = MessageAttributeValue::builder().data_type("String").string_value("00-ab-cd-01").build().unwrap();
     client
@@ -100,7 +100,7 @@ async fn a_message_is_hidden_while_received_and_comes_back() {
 
 #[tokio::test]
 async fn visibility_can_be_changed() {
-    let Local { client, .. } = local().await;
+    let Local { client, sqs: _sqs } = local().await;
     let queue = create(&client, "q", &[(Attribute::VisibilityTimeout, "600")]).await;
     send(&client, &queue, "a").await;
     let message = receive(&client, &queue).await.remove(0);
@@ -119,7 +119,7 @@ async fn visibility_can_be_changed() {
 
 #[tokio::test]
 async fn a_delayed_message_arrives_late() {
-    let Local { client, .. } = local().await;
+    let Local { client, sqs: _sqs } = local().await;
     let queue = create(&client, "q", &[]).await;
     client.send_message().queue_url(&queue).message_body("later").delay_seconds(1).send().await.unwrap();
     assert!(receive_now(&client, &queue).await.is_empty());
@@ -129,7 +129,7 @@ async fn a_delayed_message_arrives_late() {
 
 #[tokio::test]
 async fn batches_of_ten_are_sent_received_and_deleted() {
-    let Local { client, .. } = local().await;
+    let Local { client, sqs: _sqs } = local().await;
     let queue = create(&client, "q", &[]).await;
     let entry = |index: usize| {
         SendMessageBatchRequestEntry::builder().id(index.to_string()).message_body(format!("{index}")).build().unwrap()
@@ -157,12 +157,11 @@ async fn batches_of_ten_are_sent_received_and_deleted() {
 
 #[tokio::test]
 async fn what_is_received_too_often_goes_to_the_dead_letter_queue() {
-    let Local { client, .. } = local().await;
+    let Local { client, sqs: _sqs } = local().await;
     let dead = create(&client, "dead", &[]).await;
     let arn = attribute(&client, &dead, Attribute::QueueArn).await;
     let policy = format!(r#"{{"deadLetterTargetArn":"{arn}","maxReceiveCount":2}}"#);
-    let queue =
-        create(&client, "q", &[(Attribute::RedrivePolicy, &policy), (Attribute::VisibilityTimeout, "1")]).await;
+    let queue = create(&client, "q", &[(Attribute::RedrivePolicy, &policy), (Attribute::VisibilityTimeout, "1")]).await;
     send(&client, &queue, "poison").await;
     let id = receive(&client, &queue).await[0].message_id().unwrap().to_owned();
     assert_eq!(receive_count(&receive(&client, &queue).await[0]), "2");
@@ -175,7 +174,7 @@ async fn what_is_received_too_often_goes_to_the_dead_letter_queue() {
 
 #[tokio::test]
 async fn a_dead_letter_queue_must_exist() {
-    let Local { client, .. } = local().await;
+    let Local { client, sqs: _sqs } = local().await;
     let policy = r#"{"deadLetterTargetArn":"arn:aws:sqs:us-east-1:000000000000:nowhere","maxReceiveCount":"2"}"#;
     let created = client.create_queue().queue_name("q").attributes(Attribute::RedrivePolicy, policy).send().await;
     assert!(created.unwrap_err().message().unwrap().contains("nowhere"));
@@ -183,7 +182,7 @@ async fn a_dead_letter_queue_must_exist() {
 
 #[tokio::test]
 async fn messages_expire_and_are_purged() {
-    let Local { client, .. } = local().await;
+    let Local { client, sqs: _sqs } = local().await;
     let queue = create(&client, "q", &[(Attribute::MessageRetentionPeriod, "1")]).await;
     send(&client, &queue, "short-lived").await;
     while attribute(&client, &queue, Attribute::ApproximateNumberOfMessages).await != "0" {}
@@ -240,7 +239,8 @@ async fn a_file_keeps_what_waits_and_what_was_in_flight() {
 async fn a_stop_ends_long_polls() {
     let Local { client, sqs } = local().await;
     let queue = create(&client, "q", &[]).await;
-    let poll = tokio::spawn(async move { client.receive_message().queue_url(queue).wait_time_seconds(20).send().await });
+    let poll =
+        tokio::spawn(async move { client.receive_message().queue_url(queue).wait_time_seconds(20).send().await });
     tokio::task::yield_now().await;
     tokio::time::timeout(std::time::Duration::from_secs(10), sqs.stop()).await.unwrap();
     assert!(poll.await.unwrap().is_err());

@@ -53,8 +53,9 @@ impl DynamoTable {
         let attribute = |name: &str, kind| {
             AttributeDefinition::builder().attribute_name(name).attribute_type(kind).build().map_err(build_failed)
         };
-        let key =
-            |name: &str, kind| KeySchemaElement::builder().attribute_name(name).key_type(kind).build().map_err(build_failed);
+        let key = |name: &str, kind| {
+            KeySchemaElement::builder().attribute_name(name).key_type(kind).build().map_err(build_failed)
+        };
         let index = GlobalSecondaryIndex::builder()
             .index_name(DUE_INDEX)
             .key_schema(key(DUE_SHARD, KeyType::Hash)?)
@@ -255,9 +256,9 @@ impl Table for DynamoTable {
             .await
             .map(drop)
             .map_err(|error| match error.as_service_error() {
-                Some(TransactWriteItemsError::TransactionCanceledException(cancelled)) => TableError::Cancelled {
-                    reasons: cancelled.cancellation_reasons().iter().map(reason).collect(),
-                },
+                Some(TransactWriteItemsError::TransactionCanceledException(cancelled)) => {
+                    TableError::Cancelled { reasons: cancelled.cancellation_reasons().iter().map(reason).collect() }
+                }
                 _ => table_error(error),
             })
     }
@@ -393,7 +394,9 @@ where
         ) => TableError::Throttled,
         (
             SdkError::ServiceError(_),
-            Some("TransactionConflictException" | "TransactionInProgressException" | "ReplicatedWriteConflictException"),
+            Some(
+                "TransactionConflictException" | "TransactionInProgressException" | "ReplicatedWriteConflictException",
+            ),
         ) => TableError::Conflict,
         (SdkError::ServiceError(service), Some(code)) if !server_fault && code != "InternalServerError" => {
             TableError::Bug(format!("{code}: {}", service.err().message().unwrap_or_default()))

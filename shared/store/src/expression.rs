@@ -69,7 +69,8 @@ impl Expressions {
                 Step::Remove(name) => remove.push(self.name(name)),
             }
         }
-        let clause = |keyword, parts: Vec<String>| (!parts.is_empty()).then(|| format!("{keyword} {}", parts.join(", ")));
+        let clause =
+            |keyword, parts: Vec<String>| (!parts.is_empty()).then(|| format!("{keyword} {}", parts.join(", ")));
         let clauses = [clause("SET", set), clause("ADD", add), clause("REMOVE", remove)];
         clauses.into_iter().flatten().collect::<Vec<_>>().join(" ")
     }

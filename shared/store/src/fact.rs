@@ -7,8 +7,8 @@ use usher_domain::{EventKey, Fact, KioskKey, TicketKey, What};
 
 use crate::{
     StoreError,
-    ledger::Numbered,
     item::{from_json, json},
+    ledger::Numbered,
     table::{Attributes, Condition, Item, Key, Query, Step, Table, Write},
 };
 

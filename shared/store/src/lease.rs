@@ -13,7 +13,7 @@ use crate::{
     event::{REPLAY, event_key},
     item::{named, number, text},
     ledger::{ATTEMPTS_MAX, settled},
-    table::{Attributes, Condition, DUE_AT_MS, DUE_SHARD, Item, PK, Step, Table, Write},
+    table::{Attributes, Condition, DUE_AT_MS, DUE_SHARD, Item, Key, PK, Step, Table, Write},
 };
 
 /// How many shards the due index has.
@@ -88,18 +88,10 @@ impl<T: Table> Store<T> {
     /// `owner` names one attempt to work on the event, e.g. an invocation: it recognises itself in a write that was
     /// sent twice. Who takes one event twice at the same time must use two owners.
     pub async fn take(&self, event: &EventKey, owner: &str, now_ms: u64, until_ms: u64) -> Result<Take, StoreError> {
-        let free = Condition::Absent(OWNER).or(Condition::less_than(UNTIL_MS, now_ms));
-        let take = Write::update(
-            event_key(event),
-            vec![
-                Step::set(OWNER, owner),
-                Step::set(UNTIL_MS, until_ms),
-                Step::Add(FENCE, 1),
-                Step::SetIfAbsent(DUE_AT_MS, now_ms.into()),
-                Step::SetIfAbsent(DUE_SHARD, due_shard(event).into()),
-            ],
-        )
-        .when(Condition::ITEM_EXISTS.and(free));
+        let mut steps = hold(owner, until_ms);
+        steps.push(Step::SetIfAbsent(DUE_AT_MS, now_ms.into()));
+        steps.push(Step::SetIfAbsent(DUE_SHARD, due_shard(event).into()));
+        let take = Write::update(event_key(event), steps).when(Condition::ITEM_EXISTS.and(free(now_ms)));
         match self.table.write(&take).await {
             Ok(item) => Ok(Take::Taken(Lease::read(event, &item)?)),
             Err(error) => match error.failed_condition(0) {
@@ -146,9 +138,37 @@ impl<T: Table> Store<T> {
 
     /// Gives the lease back with work left to do; the event stays due. Does nothing if it is somebody else's by now.
     pub async fn abandon(&self, lease: &Lease) -> Result<(), StoreError> {
+        self.let_go(event_key(&lease.event), &lease.owner, lease.fence).await
+    }
+
+    /// Takes the lease of the account, which belongs to no event; `None` if somebody else holds it. `owner` as in
+    /// [`Store::take`].
+    pub async fn take_account(
+        &self,
+        owner: &str,
+        now_ms: u64,
+        until_ms: u64,
+    ) -> Result<Option<AccountLease>, StoreError> {
+        let take = Write::update(account_key(), hold(owner, until_ms)).when(free(now_ms));
+        match self.table.write(&take).await {
+            Ok(item) => AccountLease::read(&item).map(Some),
+            Err(error) => match error.failed_condition(0) {
+                Some(Some(item)) if item.text(OWNER) == Some(owner) => AccountLease::read(item).map(Some),
+                Some(_) => Ok(None),
+                None => Err(error.into()),
+            },
+        }
+    }
+
+    /// Gives the account's lease back. Does nothing if it is somebody else's by now.
+    pub async fn release_account(&self, lease: &AccountLease) -> Result<(), StoreError> {
+        self.let_go(account_key(), &lease.owner, lease.fence).await
+    }
+
+    async fn let_go(&self, key: Key, owner: &str, fence: u64) -> Result<(), StoreError> {
         let steps = vec![Step::Remove(OWNER), Step::Remove(UNTIL_MS)];
-        let mine = Condition::equals(FENCE, lease.fence).and(Condition::equals(OWNER, lease.owner.as_str()));
-        match self.table.write(&Write::update(event_key(&lease.event), steps).when(mine)).await {
+        let mine = Condition::equals(FENCE, fence).and(Condition::equals(OWNER, owner));
+        match self.table.write(&Write::update(key, steps).when(mine)).await {
             Err(error) if error.failed_condition(0).is_none() => Err(error.into()),
             _ => Ok(()),
         }
@@ -213,6 +233,38 @@ impl Lease {
             marks: item.number(MARKS),
         })
     }
+}
+
+/// The right to work on the account.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AccountLease {
+    /// Who holds it.
+    pub owner: String,
+    /// The lease's number, greater than any before it.
+    pub fence: u64,
+    /// When it ends by itself, in milliseconds since 1970.
+    pub until_ms: u64,
+}
+
+impl AccountLease {
+    fn read(item: &Item) -> Result<Self, StoreError> {
+        let owner = text(item, OWNER)?.to_owned();
+        Ok(Self { owner, fence: number(item, FENCE)?, until_ms: number(item, UNTIL_MS)? })
+    }
+}
+
+fn account_key() -> Key {
+    Key::new("account", "lease")
+}
+
+/// Nobody holds the lease.
+fn free(now_ms: u64) -> Condition {
+    Condition::Absent(OWNER).or(Condition::less_than(UNTIL_MS, now_ms))
+}
+
+/// The lease is `owner`'s, under the next number.
+fn hold(owner: &str, until_ms: u64) -> Vec<Step> {
+    vec![Step::set(OWNER, owner), Step::set(UNTIL_MS, until_ms), Step::Add(FENCE, 1)]
 }
 
 /// An event that is due.

@@ -160,8 +160,7 @@ impl<T: Table> Store<T> {
         for numbered in facts {
             tickets.entry(numbered.1.ticket().expect("filed as a ticket's")).or_default().push(*numbered);
         }
-        let plans =
-            try_join_all(tickets.into_iter().map(|(ticket, facts)| self.plan_ticket(ticket, facts))).await?;
+        let plans = try_join_all(tickets.into_iter().map(|(ticket, facts)| self.plan_ticket(ticket, facts))).await?;
 
         let mut writes: Vec<_> = plans.iter().flat_map(|plan| plan.writes.iter().cloned()).collect();
         let changed = plans.iter().any(|plan| plan.changed);

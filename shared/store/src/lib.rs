@@ -34,7 +34,7 @@ pub use deployment::DeploymentId;
 pub use error::StoreError;
 pub use event::{EventRecord, RoomRecord, RoomState};
 pub use keys::{DataKeys, FileDataKeys, KmsDataKeys};
-pub use lease::{Due, Lease, Release, Take};
+pub use lease::{AccountLease, Due, Lease, Release, Take};
 pub use ledger::{Outcome, Recorded, TicketRecord};
 pub use snapshot::{Owner, Save, Snapshot, SnapshotError, Snapshots};
 pub use standing::Standing;

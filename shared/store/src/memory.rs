@@ -11,8 +11,8 @@ use std::{
 use async_trait::async_trait;
 
 use crate::table::{
-    Attributes, Change, Condition, DUE_AT_MS, DUE_SHARD, ITEM_BYTES_MAX, Item, Key, PK, Query, Reason, SK, Step, Table,
-    TableError, TRANSACTION_BYTES_MAX, TRANSACTION_WRITES_MAX, Value, Write,
+    Attributes, Change, Condition, DUE_AT_MS, DUE_SHARD, ITEM_BYTES_MAX, Item, Key, PK, Query, Reason, SK, Step,
+    TRANSACTION_BYTES_MAX, TRANSACTION_WRITES_MAX, Table, TableError, Value, Write,
 };
 
 /// The table's items in order.

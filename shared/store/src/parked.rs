@@ -10,8 +10,8 @@ use crate::{
     table::{Condition, Item, Key, Query, Table, Write},
 };
 
-/// The most bytes of a body that are kept.
-pub const EXCERPT_BYTES_MAX: usize = 4096;
+/// The most bytes of a body that are kept: more than a log of ours has, and less than an item.
+pub const EXCERPT_BYTES_MAX: usize = 64 * 1024;
 
 const PARKED: &str = "parked";
 const ID: &str = "id";
@@ -23,7 +23,7 @@ const AT_MS: &str = "at_ms";
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum ParkedId {
-    /// A log.
+    /// A log. In a sister block, or taken back, it is another thing: each must outlive the other.
     Log {
         /// Its chain.
         chain: ChainId,
@@ -31,6 +31,10 @@ pub enum ParkedId {
         transaction: B256,
         /// Its index within the block.
         log_index: u64,
+        /// Its block, if that could be read.
+        block_hash: Option<B256>,
+        /// It is a retraction.
+        retracted: bool,
     },
     /// A body in which no log could be told.
     Body {
@@ -42,7 +46,11 @@ pub enum ParkedId {
 impl ParkedId {
     fn key(&self) -> Key {
         let sk = match self {
-            ParkedId::Log { chain, transaction, log_index } => format!("log#{chain}#{transaction:x}#{log_index}"),
+            ParkedId::Log { chain, transaction, log_index, block_hash, retracted } => {
+                let block_hash = block_hash.map(|hash| format!("#{hash:x}")).unwrap_or_default();
+                let tombstone = if *retracted { "#retracted" } else { "" };
+                format!("log#{chain}#{transaction:x}#{log_index}{block_hash}{tombstone}")
+            }
             ParkedId::Body { digest } => format!("body#{digest:x}"),
         };
         Key::new(PARKED, sk)

@@ -157,8 +157,7 @@ pub(crate) fn open(
     let mut text = Zeroizing::new(Vec::with_capacity(chunks.iter().map(Vec::len).sum()));
     for (number, chunk) in (0..count).zip(chunks) {
         let payload = Payload { msg: chunk, aad: &label.chunk(number, count) };
-        let mut piece =
-            cipher.decrypt(Nonce::from_slice(&nonce(number)), payload).map_err(|_| Broken::Tampered)?;
+        let mut piece = cipher.decrypt(Nonce::from_slice(&nonce(number)), payload).map_err(|_| Broken::Tampered)?;
         text.extend_from_slice(&piece);
         piece.zeroize();
     }
@@ -168,6 +167,6 @@ pub(crate) fn open(
         return Err(Broken::TooLarge);
     }
     let mut plaintext = Zeroizing::new(vec![0; length]);
-    let written = zstd::bulk::decompress_to_buffer(frame, &mut *plaintext).map_err(|_| Broken::Tampered)?;
+    let written = zstd::bulk::decompress_to_buffer(frame, plaintext.as_mut_slice()).map_err(|_| Broken::Tampered)?;
     if written == length { Ok(plaintext) } else { Err(Broken::Tampered) }
 }

@@ -126,7 +126,11 @@ pub struct Save<'a> {
 impl fmt::Debug for Save<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { fence, expected_version, plaintext, .. } = self;
-        write!(f, "Save {{ fence: {fence}, expected_version: {expected_version}, plaintext: [{} bytes] }}", plaintext.len())
+        write!(
+            f,
+            "Save {{ fence: {fence}, expected_version: {expected_version}, plaintext: [{} bytes] }}",
+            plaintext.len()
+        )
     }
 }
 
@@ -430,8 +434,11 @@ impl<T: Table> Snapshots<T> {
     async fn try_prune(&self, owner: &Owner, head_version: u64) -> Result<(), TableError> {
         let below = Query::between(owner.to_string(), CHUNK, format!("{CHUNK}{head_version:020}")).keys_only();
         let old = self.table.query(&below).await?;
-        let deletes: Vec<_> =
-            old.iter().filter_map(|item| item.text(SK)).map(|sk| Write::delete(Key::new(owner.to_string(), sk))).collect();
+        let deletes: Vec<_> = old
+            .iter()
+            .filter_map(|item| item.text(SK))
+            .map(|sk| Write::delete(Key::new(owner.to_string(), sk)))
+            .collect();
         for deletes in deletes.chunks(CHUNKS_AT_ONCE) {
             try_join_all(deletes.iter().map(|delete| self.table.write(delete))).await?;
         }

@@ -78,9 +78,7 @@ pub(crate) async fn entries_page_oldest_first(rig: Rig) {
     let log = &responses[0].commit_log_entries;
     assert!(log.is_sorted_by(|a, b| a.sequence_id < b.sequence_id));
     assert_eq!(log[0].signature, entry(&group, b"").signature);
-    let info = |limit, id_cursor| {
-        Some(PagingInfo { direction: SortDirection::Ascending.into(), limit, id_cursor })
-    };
+    let info = |limit, id_cursor| Some(PagingInfo { direction: SortDirection::Ascending.into(), limit, id_cursor });
     assert_eq!(responses[0].paging_info, info(100, log[99].sequence_id));
     assert_eq!(entries(&responses[1]), [b"other"]);
     assert_eq!(responses[1].paging_info, info(100, 0));

@@ -7,9 +7,9 @@ use usher_localnet::xmtp_node::{Bucket, Fault, Hold, Method, RateLimits};
 use usher_xmtp::proto::{
     identity_api::PublishIdentityUpdateRequest,
     mls_api::{
-        BatchPublishCommitLogRequest, QueryGroupMessagesRequest, RegisterInstallationRequest,
-        SendGroupMessagesRequest, SendWelcomeMessagesRequest, SubscribeGroupMessagesRequest,
-        SubscribeWelcomeMessagesRequest, UploadKeyPackageRequest, subscribe_welcome_messages_request::Filter,
+        BatchPublishCommitLogRequest, QueryGroupMessagesRequest, RegisterInstallationRequest, SendGroupMessagesRequest,
+        SendWelcomeMessagesRequest, SubscribeGroupMessagesRequest, SubscribeWelcomeMessagesRequest,
+        UploadKeyPackageRequest, subscribe_welcome_messages_request::Filter,
     },
 };
 
@@ -21,8 +21,7 @@ use crate::{
     welcomes,
 };
 
-const PUBLISHING_ENDED: &str =
-    "publishing to XMTP V3 is no longer available. Please upgrade your client to XMTP D14N.";
+const PUBLISHING_ENDED: &str = "publishing to XMTP V3 is no longer available. Please upgrade your client to XMTP D14N.";
 const STREAMING_ENDED: &str = "XMTP V3 streaming is no longer available. Please upgrade your client to XMTP D14N.";
 
 fn one_of(group: &[u8]) -> [Vec<u8>; 1] {

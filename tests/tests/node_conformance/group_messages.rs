@@ -1,7 +1,9 @@
 //! SendGroupMessages.
 
-use openmls::group::MIXED_PLAINTEXT_WIRE_FORMAT_POLICY;
-use openmls::prelude::tls_codec::Serialize;
+use openmls::{
+    group::{MIXED_PLAINTEXT_WIRE_FORMAT_POLICY, PURE_CIPHERTEXT_WIRE_FORMAT_POLICY},
+    prelude::tls_codec::Serialize,
+};
 use usher_xmtp::proto::mls_api::{
     GroupMessageInput, SendGroupMessagesRequest, group_message_input::V1, group_message_input::Version,
 };
@@ -39,10 +41,7 @@ pub(crate) async fn refused_framings(rig: Rig) {
         (vec![], "EndOfStream"),
         (good[..good.len() - 1].to_vec(), "EndOfStream"),
         (head(1, 2, &group), "EndOfStream"),
-        (
-            [&[0, 2], &good[2..]].concat(),
-            r#"DecodingError("MlsMessage protocol version is not 1.0")"#,
-        ),
+        ([&[0, 2], &good[2..]].concat(), r#"DecodingError("MlsMessage protocol version is not 1.0")"#),
         (private_message_of_type(&group, 0), "UnknownValue(0)"),
         (private_message_of_type(&group, 4), "UnknownValue(4)"),
         (head(1, 99, &group), "UnknownValue(99)"),
@@ -94,7 +93,9 @@ pub(crate) async fn trailing_bytes_make_another_message(rig: Rig) {
 pub(crate) async fn group_and_commit_are_read_from_the_bytes(rig: Rig) {
     for (content, is_commit) in [(Content::Application, false), (Content::Proposal, false), (Content::Commit, true)] {
         // A group id of any length, here one whose length takes two bytes to write.
-        for group in [random_group(), [random_group(), random_group(), random_group(), random_group(), vec![1]].concat()] {
+        for group in
+            [random_group(), [random_group(), random_group(), random_group(), random_group(), vec![1]].concat()]
+        {
             rig.send([private_message(&group, content)]).await.unwrap();
             let [stored] = &rig.stored(&group).await[..] else { panic!("one message is stored") };
             assert_eq!((&stored.group_id, stored.is_commit), (&group, is_commit));
@@ -103,7 +104,7 @@ pub(crate) async fn group_and_commit_are_read_from_the_bytes(rig: Rig) {
 }
 
 pub(crate) async fn real_mls_messages_are_understood(rig: Rig) {
-    for policy in [openmls::group::PURE_CIPHERTEXT_WIRE_FORMAT_POLICY, MIXED_PLAINTEXT_WIRE_FORMAT_POLICY] {
+    for policy in [PURE_CIPHERTEXT_WIRE_FORMAT_POLICY, MIXED_PLAINTEXT_WIRE_FORMAT_POLICY] {
         let id = random_group();
         let mut group = RealGroup::new(&id, policy);
         let messages = [group.application(), group.proposal(), group.commit()];
@@ -134,7 +135,9 @@ pub(crate) async fn fields_are_kept_and_stamped(rig: Rig) {
 pub(crate) async fn one_sequence_over_all_groups(rig: Rig) {
     let (one, other) = (random_group(), random_group());
     for group in [&one, &other, &one, &other] {
-        rig.send([private_message(group, Content::Application), private_message(group, Content::Commit)]).await.unwrap();
+        rig.send([private_message(group, Content::Application), private_message(group, Content::Commit)])
+            .await
+            .unwrap();
     }
     let ids = async |group| rig.stored(group).await.iter().map(|message| message.id).collect::<Vec<_>>();
     let (one, other) = (ids(&one).await, ids(&other).await);

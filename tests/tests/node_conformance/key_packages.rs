@@ -52,6 +52,10 @@ pub(crate) async fn refused_uploads(rig: Rig) {
     let not_an_inbox = of(credential(b"\xff".to_vec(), &key), Lifetime::default());
     let status = upload(&rig, not_an_inbox).await.expect_err("the credential holds no inbox id");
     assert!(status.message().starts_with("invalid identity: validation failed with error XMTP Key Package failed "));
+    // As large as the validation service's request may be; 12 bytes of it are not the key package.
+    let text = "invalid identity: rpc error: code = OutOfRange desc = Error, decoded message length too large: \
+                found 4194305 bytes, the limit is: 4194304 bytes";
+    assert_invalid(upload(&rig, vec![0; 4_194_293]).await, text);
     let request = UploadKeyPackageRequest { key_package: None, is_inbox_id_credential: true };
     assert_invalid(rig.mls().upload_key_package(request).await, "no key package");
     assert_eq!(fetch(&rig, vec![key.public().as_bytes().to_vec()]).await, [Vec::<u8>::new()]);

@@ -204,7 +204,8 @@ pub(crate) async fn a_slow_group_reader_is_aborted(rig: Rig) {
     let group = random_group();
     let filters = vec![subscribe_group_messages_request::Filter { group_id: group.clone(), id_cursor: 0 }];
     let mut client = slow_client(&rig).await;
-    let mut stream = client.subscribe_group_messages(SubscribeGroupMessagesRequest { filters }).await.unwrap().into_inner();
+    let mut stream =
+        client.subscribe_group_messages(SubscribeGroupMessagesRequest { filters }).await.unwrap().into_inner();
     for _ in 0..TOO_MANY / 50 {
         rig.send((0..50).map(|_| private_message_of_len(&group, MESSAGE_BYTES))).await.unwrap();
     }

@@ -10,15 +10,18 @@ use tonic::{Code, Request, codec::CompressionEncoding, codegen::http::uri::PathA
 use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient};
 use tonic_prost::ProstCodec;
 use usher_localnet::xmtp_node::NodeOptions;
-use usher_xmtp::proto::mls_api::{
-    QueryGroupMessagesRequest, SubscribeGroupMessagesRequest, mls_api_client::MlsApiClient,
-    subscribe_group_messages_request::Filter,
+use usher_xmtp::{
+    identity::add_installation_update,
+    proto::mls_api::{
+        QueryGroupMessagesRequest, SendGroupMessagesRequest, SubscribeGroupMessagesRequest,
+        mls_api_client::MlsApiClient, subscribe_group_messages_request::Filter,
+    },
 };
 
 use crate::{
     identity,
-    material::{Content, Person, private_message, random, random_group},
-    rig::{ManualClock, Ours, Rig, assert_refused, assert_silent, end, next, v1},
+    material::{CLIENT_NS, Content, Person, SECOND_NS, installation, private_message, random, random_group},
+    rig::{ManualClock, Ours, Rig, assert_invalid, assert_refused, assert_silent, end, input, next, v1},
     welcomes,
 };
 
@@ -46,8 +49,8 @@ pub(crate) async fn unknown_methods_are_unimplemented(rig: Rig) {
 pub(crate) async fn gzip_is_understood(rig: Rig) {
     let group = random_group();
     let data = [&private_message(&group, Content::Application)[..], &[0; 10_000]].concat();
-    let messages = vec![crate::rig::input(data.clone())];
-    let request = usher_xmtp::proto::mls_api::SendGroupMessagesRequest { messages };
+    let messages = vec![input(data.clone())];
+    let request = SendGroupMessagesRequest { messages };
     rig.mls().send_compressed(CompressionEncoding::Gzip).send_group_messages(request).await.unwrap();
     assert_eq!(rig.stored(&group).await[0].data, data);
 }
@@ -72,7 +75,8 @@ pub(crate) async fn pings_are_answered(rig: Rig) {
     let group = random_group();
     let filters = vec![Filter { group_id: group.clone(), id_cursor: 0 }];
     let mut client = MlsApiClient::new(pinging.connect().await.unwrap());
-    let mut stream = client.subscribe_group_messages(SubscribeGroupMessagesRequest { filters }).await.unwrap().into_inner();
+    let mut stream =
+        client.subscribe_group_messages(SubscribeGroupMessagesRequest { filters }).await.unwrap().into_inner();
     assert_silent(&mut stream).await;
     rig.send([private_message(&group, Content::Application)]).await.unwrap();
     next(&mut stream).await;
@@ -140,8 +144,13 @@ pub(crate) async fn sequences_start_at_one_and_survive_a_restart(_: Rig) {
     assert_eq!(ids, [1, 3]);
     let ids: Vec<_> = welcomes::stored(&after, &key).await.iter().map(welcomes::id_of).collect();
     assert_eq!(ids, [1, 2]);
+    // What was verified before the restart is verified again from the log.
+    let at = CLIENT_NS + SECOND_NS;
+    let addition = add_installation_update(&person.inbox, &person.wallet, &installation(), at).await.unwrap();
+    identity::publish(&after, addition.clone()).await.unwrap();
+    assert_invalid(identity::publish(&after, addition).await, "Replay detected");
     let ids: Vec<_> = identity::log(&after, &person.inbox).await.iter().map(|row| row.sequence_id).collect();
-    assert_eq!(ids, [1]);
+    assert_eq!(ids, [1, 2]);
 }
 
 pub(crate) async fn stored_times_are_the_clocks_microseconds(rig: Rig) {

@@ -7,7 +7,8 @@ use usher_xmtp::proto::{
     contents::{WelcomePointerWrapperAlgorithm, WelcomeWrapperAlgorithm as Algorithm},
     mls_api::{
         PagingInfo, QueryWelcomeMessagesRequest, SendWelcomeMessagesRequest, WelcomeMessage, WelcomeMessageInput,
-        welcome_message, welcome_message_input::{V1, Version, WelcomePointer},
+        welcome_message,
+        welcome_message_input::{V1, Version, WelcomePointer},
     },
 };
 
@@ -96,9 +97,8 @@ fn as_sent(message: WelcomeMessage) -> WelcomeMessageInput {
 
 pub(crate) async fn refused_requests(rig: Rig) {
     let (bad, bad_pointer) = ("invalid welcome message", "invalid welcome pointer message");
-    let unsupported = |name| {
-        format!("invalid welcome pointer wrapper algorithm: invalid welcome pointer wrapper algorithm {name}")
-    };
+    let unsupported =
+        |name| format!("invalid welcome pointer wrapper algorithm: invalid welcome pointer wrapper algorithm {name}");
     let cases = [
         (changed_v1(|v1| v1.data.clear()), bad.to_owned()),
         (changed_v1(|v1| v1.installation_key.clear()), bad.to_owned()),

@@ -57,8 +57,7 @@ fn parse_fault(text: &str) -> Result<(Method, Fault), String> {
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let args = Args::parse();
-    let options =
-        NodeOptions { port: args.port, web_port: args.web_port, database: args.db, ..NodeOptions::default() };
+    let options = NodeOptions { port: args.port, web_port: args.web_port, database: args.db, ..NodeOptions::default() };
     let node = Node::start(options).await?;
     let faults = node.faults();
     for (method, fault) in args.fault {

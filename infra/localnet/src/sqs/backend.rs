@@ -178,12 +178,7 @@ impl SqsBackend for Backend {
         answer(self.queues().attributes(&name).map(|_| self.url_of(&name)).map_err(refusal))
     }
 
-    fn get_queue_attributes(
-        &self,
-        _account: String,
-        _region: String,
-        name: String,
-    ) -> Answer<HashMap<String, String>> {
+    fn get_queue_attributes(&self, _account: String, _region: String, name: String) -> Answer<HashMap<String, String>> {
         answer(self.all_attributes(&name))
     }
 

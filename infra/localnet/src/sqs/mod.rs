@@ -103,7 +103,10 @@ fn within_limits(body: &[u8]) -> Result<(), (&'static str, &'static str)> {
     let Ok(request) = serde_json::from_slice::<Value>(body) else { return Ok(()) };
     let text = |message: &Value| message["MessageBody"].as_str().map_or(0, str::len);
     if text(&request) > MAX_PAYLOAD {
-        return Err(("InvalidParameterValue", "One or more parameters are invalid. Reason: Message must be shorter than 1048576 bytes."));
+        return Err((
+            "InvalidParameterValue",
+            "One or more parameters are invalid. Reason: Message must be shorter than 1048576 bytes.",
+        ));
     }
     if request["MaxNumberOfMessages"].as_i64().is_some_and(|number| !(1..=10).contains(&number)) {
         return Err(("InvalidParameterValue", "Reason: Must be between 1 and 10, if provided."));
@@ -116,10 +119,16 @@ fn within_limits(body: &[u8]) -> Result<(), (&'static str, &'static str)> {
         return Err(("AWS.SimpleQueueService.EmptyBatchRequest", "There should be at least one entry in the request."));
     }
     if entries.len() > 10 {
-        return Err(("AWS.SimpleQueueService.TooManyEntriesInBatchRequest", "Maximum number of entries per request are 10."));
+        return Err((
+            "AWS.SimpleQueueService.TooManyEntriesInBatchRequest",
+            "Maximum number of entries per request are 10.",
+        ));
     }
     if entries.iter().map(text).sum::<usize>() > MAX_PAYLOAD {
-        return Err(("AWS.SimpleQueueService.BatchRequestTooLong", "Batch requests cannot be longer than 1048576 bytes."));
+        return Err((
+            "AWS.SimpleQueueService.BatchRequestTooLong",
+            "Batch requests cannot be longer than 1048576 bytes.",
+        ));
     }
     let mut ids: Vec<_> = entries.iter().map(|entry| entry["Id"].as_str()).collect();
     ids.sort_unstable();

@@ -88,8 +88,6 @@ struct RedrivePolicy {
     max_receive_count: Value,
 }
 
-
-
 impl Attributes {
     fn seconds(&self, name: &str, default: u32) -> Duration {
         let seconds = self.0.get(name).and_then(|text| text.parse().ok()).unwrap_or(default);
@@ -250,7 +248,9 @@ impl Queues {
                 .execute(params![name, target, now, max_receives])?;
         }
         let visible: Vec<i64> = transaction
-            .prepare_cached("SELECT number FROM message WHERE queue = ?1 AND visible_ms <= ?2 ORDER BY visible_ms LIMIT ?3")?
+            .prepare_cached(
+                "SELECT number FROM message WHERE queue = ?1 AND visible_ms <= ?2 ORDER BY visible_ms LIMIT ?3",
+            )?
             .query_map(params![name, now, max], |row| row.get(0))?
             .collect::<Result<_, _>>()?;
         let received = visible
@@ -279,12 +279,7 @@ impl Queues {
     }
 
     /// Hides a message in flight for another `visibility` from now; zero shows it at once.
-    pub(super) fn change_visibility(
-        &mut self,
-        name: &str,
-        receipt: &str,
-        visibility: Duration,
-    ) -> Result<(), Refused> {
+    pub(super) fn change_visibility(&mut self, name: &str, receipt: &str, visibility: Duration) -> Result<(), Refused> {
         self.attributes(name)?;
         let now = now_ms();
         let changed = self.connection.execute(

@@ -101,7 +101,9 @@ impl Gate {
     fn admit(&self, method: Method, cost: u32, ip: &str) -> Result<Option<Code>, Status> {
         let mut switches = self.switches();
         let lost = match switches.next_fault(method) {
-            Some(Fault::Unimplemented) => return Err(Status::unimplemented(format!("method {method} not implemented"))),
+            Some(Fault::Unimplemented) => {
+                return Err(Status::unimplemented(format!("method {method} not implemented")));
+            }
             Some(Fault::Unavailable) => return Err(Status::unavailable(format!("injected: {method} is unavailable"))),
             Some(Fault::ResourceExhausted) => return Err(exceeded(method, cost, ip)),
             Some(Fault::AnswerLost(code)) => Some(code),

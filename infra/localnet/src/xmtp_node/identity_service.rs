@@ -14,8 +14,7 @@ use usher_xmtp::{
             VerifySmartContractWalletSignatureRequestSignature as SmartWalletSignature,
             VerifySmartContractWalletSignaturesRequest, VerifySmartContractWalletSignaturesResponse,
             get_identity_updates_request, get_identity_updates_response as updates, get_inbox_ids_response as inboxes,
-            identity_api_server::IdentityApi,
-            verify_smart_contract_wallet_signatures_response::ValidationResponse,
+            identity_api_server::IdentityApi, verify_smart_contract_wallet_signatures_response::ValidationResponse,
         },
     },
 };
@@ -69,33 +68,46 @@ impl IdentityApi for IdentityService {
 }
 
 impl IdentityService {
-    /// Replays the inbox's whole log with every signature in it, then the update; stores it if all holds.
+    /// Stores an update that holds for the inbox as its log has made it.
     async fn publish(&self, request: PublishIdentityUpdateRequest) -> Answer<PublishIdentityUpdateResponse> {
         let update = request.identity_update.ok_or_else(|| Status::unknown("IdentityUpdate is required"))?;
         let inbox_id = decode_inbox_id(&update.inbox_id)?;
         // From reading the log to appending nobody else may append.
-        let _alone = self.core.publishing_identity.lock().await;
+        let mut verified = self.core.verified_inboxes.lock().await;
         let log = self.core.store.inbox_log(&inbox_id, 0).map_err(database)?;
         if log.len() >= MAX_INBOX_LOG {
             return Err(Status::unknown("inbox log is full"));
         }
-        let log = log.iter().map(decode_update).collect::<Result<Vec<_>, _>>()?;
-        let mut state = None;
-        for earlier in &log {
-            state = Some(self.apply(state, earlier).await?);
-        }
-        let before = state.as_ref().map(ethereum_members).unwrap_or_default();
-        let after = ethereum_members(&self.apply(state, &update).await?);
-        let added: Vec<_> = after.difference(&before).cloned().collect();
-        let removed: Vec<_> = before.difference(&after).cloned().collect();
+        let before = match verified.get(&inbox_id) {
+            Some((entries, state)) if *entries == log.len() => Some(state.clone()),
+            Some(_) | None => self.replay(&log).await?,
+        };
+        let addresses_before = before.as_ref().map(ethereum_members).unwrap_or_default();
+        let after = self.apply(before, &update).await?;
+        let addresses_after = ethereum_members(&after);
+        let added: Vec<_> = addresses_after.difference(&addresses_before).cloned().collect();
+        let removed: Vec<_> = addresses_before.difference(&addresses_after).cloned().collect();
         self.core
             .store
             .append_identity_update(&inbox_id, &update.encode_to_vec(), &added, &removed)
             .map_err(database)?;
+        verified.insert(inbox_id, (log.len() + 1, after));
         Ok(Response::new(PublishIdentityUpdateResponse {}))
     }
 
-    async fn apply(&self, state: Option<AssociationState>, update: &IdentityUpdate) -> Result<AssociationState, Status> {
+    async fn replay(&self, log: &[LoggedUpdate]) -> Result<Option<AssociationState>, Status> {
+        let mut state = None;
+        for row in log {
+            state = Some(self.apply(state, &decode_update(row)?).await?);
+        }
+        Ok(state)
+    }
+
+    async fn apply(
+        &self,
+        state: Option<AssociationState>,
+        update: &IdentityUpdate,
+    ) -> Result<AssociationState, Status> {
         AssociationState::apply(state, update, &*self.core.smart_wallets)
             .await
             .map_err(|error| Status::invalid_argument(error.to_string()))

@@ -51,7 +51,10 @@ impl MlsApi for MlsService {
 
     async fn send_welcome_messages(&self, request: Request<SendWelcomeMessagesRequest>) -> Answer<()> {
         let cost = request.get_ref().messages.len();
-        self.core.gate.serve(Method::SendWelcomeMessages, cost, request, async |request| self.send_welcome(request)).await
+        self.core
+            .gate
+            .serve(Method::SendWelcomeMessages, cost, request, async |request| self.send_welcome(request))
+            .await
     }
 
     async fn register_installation(
@@ -88,7 +91,10 @@ impl MlsApi for MlsService {
         &self,
         request: Request<QueryWelcomeMessagesRequest>,
     ) -> Answer<QueryWelcomeMessagesResponse> {
-        self.core.gate.serve(Method::QueryWelcomeMessages, 1, request, async |request| self.query_welcome(&request)).await
+        self.core
+            .gate
+            .serve(Method::QueryWelcomeMessages, 1, request, async |request| self.query_welcome(&request))
+            .await
     }
 
     async fn subscribe_group_messages(
@@ -190,8 +196,7 @@ impl MlsService {
     }
 
     fn store_key_package(&self, upload: Option<KeyPackageUpload>) -> Result<Vec<u8>, Status> {
-        let key_package =
-            upload.ok_or_else(|| Status::invalid_argument("no key package"))?.key_package_tls_serialized;
+        let key_package = upload.ok_or_else(|| Status::invalid_argument("no key package"))?.key_package_tls_serialized;
         let installation_key = validation::installation_key(&key_package)
             .map_err(|text| Status::invalid_argument(format!("invalid identity: {text}")))?;
         self.core
@@ -223,8 +228,7 @@ impl MlsService {
             return Err(Status::unknown("group is required"));
         }
         let page = Page::newest_first(request.paging_info.as_ref());
-        let messages =
-            self.core.store.group_messages(&request.group_id, page, ReadFrom::Primary).map_err(not_read)?;
+        let messages = self.core.store.group_messages(&request.group_id, page, ReadFrom::Primary).map_err(not_read)?;
         let paging_info = Some(page.info(messages.iter().map(Stored::id)));
         Ok(Response::new(QueryGroupMessagesResponse { messages, paging_info }))
     }
@@ -287,11 +291,8 @@ impl MlsService {
             return Err(failed("descending direction is not supported"));
         }
         let page = Page::oldest_first(query.paging_info.as_ref());
-        let commit_log_entries = self
-            .core
-            .store
-            .commit_log_entries(&query.group_id, page)
-            .map_err(|error| failed(&error.to_string()))?;
+        let commit_log_entries =
+            self.core.store.commit_log_entries(&query.group_id, page).map_err(|error| failed(&error.to_string()))?;
         let paging_info = Some(page.info(commit_log_entries.iter().map(|entry| entry.sequence_id)));
         Ok(QueryCommitLogResponse { group_id: query.group_id, commit_log_entries, paging_info })
     }

@@ -17,6 +17,7 @@ mod subscription;
 mod validation;
 
 use std::{
+    collections::HashMap,
     net::{IpAddr, Ipv4Addr, SocketAddr},
     path::PathBuf,
     sync::Arc,
@@ -24,7 +25,7 @@ use std::{
 
 use tokio::sync::{Mutex, watch};
 use usher_xmtp::{
-    identity::{NoSmartWallets, SmartWalletVerifier},
+    identity::{AssociationState, NoSmartWallets, SmartWalletVerifier},
     ports::Clock,
 };
 
@@ -117,8 +118,9 @@ struct Core {
     gate: Gate,
     stream_end: watch::Sender<StreamEnd>,
     smart_wallets: Arc<dyn SmartWalletVerifier>,
-    /// Held from reading an inbox's log to appending to it.
-    publishing_identity: Mutex<()>,
+    /// Per inbox, the number of its log's entries and what they add up to. The hosted node verifies the whole log again
+    /// with every update, to the same end. Locked from reading a log to appending to it.
+    verified_inboxes: Mutex<HashMap<Vec<u8>, (usize, AssociationState)>>,
 }
 
 /// A node that can be started.
@@ -137,7 +139,7 @@ impl Node {
             gate: Gate::new(options.clock),
             stream_end: watch::Sender::new(StreamEnd::Open),
             smart_wallets: options.smart_wallets,
-            publishing_identity: Mutex::new(()),
+            verified_inboxes: Mutex::default(),
         });
         let servers = Servers::start(
             &core,
@@ -193,6 +195,9 @@ impl RunningNode {
 
 impl std::fmt::Debug for RunningNode {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("RunningNode").field("url", &self.url()).field("web_url", &self.web_url()).finish_non_exhaustive()
+        f.debug_struct("RunningNode")
+            .field("url", &self.url())
+            .field("web_url", &self.web_url())
+            .finish_non_exhaustive()
     }
 }

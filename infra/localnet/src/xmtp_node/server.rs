@@ -10,9 +10,7 @@ use tonic::{
 };
 use tonic_web::GrpcWebLayer;
 use tower_http::cors::{Any, CorsLayer};
-use usher_xmtp::proto::{
-    identity_api::identity_api_server::IdentityApiServer, mls_api::mls_api_server::MlsApiServer,
-};
+use usher_xmtp::proto::{identity_api::identity_api_server::IdentityApiServer, mls_api::mls_api_server::MlsApiServer};
 
 use super::{Core, NodeError, identity_service::IdentityService, mls_service::MlsService};
 
@@ -40,8 +38,7 @@ impl Servers {
         let server = Server::builder().http2_keepalive_interval(Some(PING_AFTER)).add_routes(routes.clone());
         tasks.spawn(server.serve_with_incoming_shutdown(grpc, until(stopped.clone())));
         let cors = CorsLayer::new().allow_origin(Any).allow_methods(Any).allow_headers(Any).expose_headers(Any);
-        let server =
-            Server::builder().accept_http1(true).layer(cors).layer(GrpcWebLayer::new()).add_routes(routes);
+        let server = Server::builder().accept_http1(true).layer(cors).layer(GrpcWebLayer::new()).add_routes(routes);
         tasks.spawn(server.serve_with_incoming_shutdown(web, until(stopped)));
         Ok(Self { grpc_address, web_address, tasks, stop })
     }

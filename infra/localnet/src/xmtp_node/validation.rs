@@ -27,9 +27,7 @@ pub(super) struct Framing {
 }
 
 /// Reads the framing of each message. One bad message, or too much data in all, fails all of them.
-pub(super) fn group_messages<'a>(
-    messages: impl Iterator<Item = &'a [u8]> + Clone,
-) -> Result<Vec<Framing>, String> {
+pub(super) fn group_messages<'a>(messages: impl Iterator<Item = &'a [u8]> + Clone) -> Result<Vec<Framing>, String> {
     check_request_len(messages.clone().map(|message| field_len(field_len_unless_empty(message))).sum())?;
     messages.map(|message| framing(message).map_err(refused)).collect()
 }

@@ -7,7 +7,9 @@ use proptest::{prelude::*, strategy::ValueTree, test_runner::TestRunner};
 use usher_store::{
     Kind, Table, TableError,
     memory::MemoryTable,
-    table::{Attributes, Change, Condition, DUE_AT_MS, DUE_SHARD, Item, Key, PK, Query, Reason, SK, Step, Value, Write},
+    table::{
+        Attributes, Change, Condition, DUE_AT_MS, DUE_SHARD, Item, Key, PK, Query, Reason, SK, Step, Value, Write,
+    },
 };
 
 use crate::support::{Emulator, on_both};
@@ -27,7 +29,8 @@ fn keys(items: &[Item]) -> Vec<&str> {
 #[tokio::test]
 async fn what_is_put_is_read_and_deleted() {
     on_both(async |table| {
-        let stored = item(&[("t", "text".into()), ("n", u64::MAX.into()), ("b", vec![0, 255].into()), ("e", "".into())]);
+        let stored =
+            item(&[("t", "text".into()), ("n", u64::MAX.into()), ("b", vec![0, 255].into()), ("e", "".into())]);
         assert_eq!(table.get(&key("a")).await.unwrap(), None);
         let put = table.write(&Write::put(key("a"), stored.clone())).await.unwrap();
         let read = table.get(&key("a")).await.unwrap().unwrap();
@@ -99,7 +102,8 @@ async fn a_transaction_happens_whole_or_not_and_says_why() {
 #[tokio::test]
 async fn a_transaction_has_1_to_100_writes_of_different_items() {
     on_both(async |table| {
-        let puts = |count: usize| (0..count).map(|n| Write::put(key(&format!("{n:03}")), Item::new())).collect::<Vec<_>>();
+        let puts =
+            |count: usize| (0..count).map(|n| Write::put(key(&format!("{n:03}")), Item::new())).collect::<Vec<_>>();
         for writes in [puts(0), puts(101), [puts(1), puts(1)].concat()] {
             assert_eq!(table.transact(&writes).await.unwrap_err().kind(), Kind::Bug, "{}", writes.len());
         }
@@ -163,7 +167,10 @@ async fn the_due_index_has_what_is_due_in_order() {
         table.write(&Write::put(key("f"), Item::new())).await.unwrap();
         let found = table.due("0", 30, 10).await.unwrap();
         assert_eq!(keys(&found), ["b", "d", "a"]);
-        assert_eq!(found[0], item(&[(PK, "p".into()), (SK, "b".into()), (DUE_SHARD, "0".into()), (DUE_AT_MS, 10.into())]));
+        assert_eq!(
+            found[0],
+            item(&[(PK, "p".into()), (SK, "b".into()), (DUE_SHARD, "0".into()), (DUE_AT_MS, 10.into())])
+        );
         assert_eq!(keys(&table.due("0", 30, 2).await.unwrap()), ["b", "d"]);
         let rest = Write::update(key("b"), vec![Step::Remove(DUE_SHARD), Step::Remove(DUE_AT_MS)]);
         table.write(&rest).await.unwrap();
@@ -231,8 +238,7 @@ fn change() -> impl Strategy<Value = Change> {
     };
     prop_oneof![
         prop::collection::btree_map(name().prop_map(str::to_owned), value(), 0..3).prop_map(Change::Put),
-        (step("x"), step("y"), value())
-            .prop_map(|(x, y, z)| Change::Update(vec![x, y, Step::Set("z", z)])),
+        (step("x"), step("y"), value()).prop_map(|(x, y, z)| Change::Update(vec![x, y, Step::Set("z", z)])),
         Just(Change::Delete),
         Just(Change::Check),
     ]

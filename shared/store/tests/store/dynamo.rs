@@ -68,7 +68,10 @@ async fn a_conflict_that_lasts_is_told_as_one() {
     let error = table.transact(&two()).await.unwrap_err();
     assert_eq!(error.kind(), Kind::Conflict);
     assert!(matches!(&error, TableError::Cancelled { reasons } if *reasons == [Reason::None, Reason::Conflict]));
-    assert_eq!((error.to_string().as_str(), script.asked.lock().unwrap().len()), ("transaction cancelled: write 1: conflict", 5));
+    assert_eq!(
+        (error.to_string().as_str(), script.asked.lock().unwrap().len()),
+        ("transaction cancelled: write 1: conflict", 5)
+    );
 }
 
 #[tokio::test]

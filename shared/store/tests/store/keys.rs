@@ -8,7 +8,14 @@ use std::{
 };
 
 use aws_sdk_kms::config::{BehaviorVersion, Credentials, Region, retry::RetryConfig};
-use axum::{Json, Router, body::Bytes, extract::State, http::{HeaderMap, StatusCode}, response::{IntoResponse, Response}, routing::post};
+use axum::{
+    Json, Router,
+    body::Bytes,
+    extract::State,
+    http::{HeaderMap, StatusCode},
+    response::{IntoResponse, Response},
+    routing::post,
+};
 use base64::{Engine, engine::general_purpose::STANDARD};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
@@ -84,7 +91,8 @@ struct Kms {
 async fn kms(State(kms): State<Arc<Kms>>, headers: HeaderMap, body: Bytes) -> Response {
     let body: Value = serde_json::from_slice(&body).unwrap();
     kms.asked.lock().unwrap().push(body.clone());
-    let failure = |status: StatusCode, kind: &str| (status, Json(json!({ "__type": kind, "message": "no" }))).into_response();
+    let failure =
+        |status: StatusCode, kind: &str| (status, Json(json!({ "__type": kind, "message": "no" }))).into_response();
     if let Some((status, kind)) = *kms.fail_with.lock().unwrap() {
         return failure(status, kind);
     }
@@ -95,7 +103,8 @@ async fn kms(State(kms): State<Arc<Kms>>, headers: HeaderMap, body: Bytes) -> Re
         let number = u8::try_from(wrapped.len()).unwrap();
         let (plain, sealed) = (vec![number; 32], vec![0xc0, number]);
         wrapped.insert(sealed.clone(), (plain.clone(), context));
-        let made = json!({ "Plaintext": STANDARD.encode(plain), "CiphertextBlob": STANDARD.encode(sealed), "KeyId": "key" });
+        let made =
+            json!({ "Plaintext": STANDARD.encode(plain), "CiphertextBlob": STANDARD.encode(sealed), "KeyId": "key" });
         return Json(made).into_response();
     }
     let sealed = STANDARD.decode(body["CiphertextBlob"].as_str().unwrap()).unwrap();
@@ -121,13 +130,21 @@ async fn kms_binds_keys_to_deployment_and_owner() {
         .retry_config(RetryConfig::disabled())
         .endpoint_url(endpoint)
         .build();
-    let keys_of = |deployment| KmsDataKeys::new(aws_sdk_kms::Client::from_conf(config.clone()), "alias/usher", deployment);
+    let keys_of =
+        |deployment| KmsDataKeys::new(aws_sdk_kms::Client::from_conf(config.clone()), "alias/usher", deployment);
     let keys = keys_of(deployment("00"));
 
     let made = keys.generate(&ROOM).await.unwrap();
     assert_eq!(keys.unwrap(&ROOM, &made.wrapped).await.unwrap(), made.plain);
     let context = json!({ "deployment": deployment("00").as_str(), "owner": ROOM.to_string() });
-    assert!(state.asked.lock().unwrap().iter().all(|asked| asked["EncryptionContext"] == context && asked["KeyId"] == "alias/usher"));
+    assert!(
+        state
+            .asked
+            .lock()
+            .unwrap()
+            .iter()
+            .all(|asked| asked["EncryptionContext"] == context && asked["KeyId"] == "alias/usher")
+    );
     for wrong in [
         keys.unwrap(&Owner::Account, &made.wrapped).await,
         keys_of(deployment("ff")).unwrap(&ROOM, &made.wrapped).await,

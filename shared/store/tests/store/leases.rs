@@ -11,8 +11,8 @@ use usher_store::{
     table::{Step, Write},
 };
 
-use crate::support::{Fault, Faulty, NOW_MS, event, mint, mint_of, on_both, store, transfer};
 use crate::support::{ALICE, at};
+use crate::support::{Fault, Faulty, NOW_MS, event, mint, mint_of, on_both, store, transfer};
 
 async fn minted<T: Table>(table: T) -> Store<T> {
     let store = store(table);
@@ -40,7 +40,8 @@ async fn of_32_takers_one_wins() {
             async move { store.take(&event(0), &format!("invocation {n}"), NOW_MS, NOW_MS + 35_000).await.unwrap() }
         };
         let answers = join_all((0..32).map(take)).await;
-        let won: Vec<_> = answers.iter().filter_map(|a| if let Take::Taken(lease) = a { Some(lease) } else { None }).collect();
+        let won: Vec<_> =
+            answers.iter().filter_map(|a| if let Take::Taken(lease) = a { Some(lease) } else { None }).collect();
         assert_eq!(won.len(), 1);
         assert_eq!((won[0].fence, won[0].generation), (1, 1));
         let held = |answer: &&Take| matches!(answer, Take::HeldByOther(held) if held.owner == won[0].owner);
@@ -160,12 +161,39 @@ async fn due_events_come_longest_due_first_from_all_shards() {
     on_both(async |table| {
         let store = store(table);
         for id in 0..20 {
-            store.record(&[mint_of(id, at(1, id, 1), ALICE, Address::left_padding_from(&[1, u8::try_from(id).unwrap()]))]).await;
+            store
+                .record(&[mint_of(
+                    id,
+                    at(1, id, 1),
+                    ALICE,
+                    Address::left_padding_from(&[1, u8::try_from(id).unwrap()]),
+                )])
+                .await;
             store.mark_due(&event(id), NOW_MS - 100 + (id * 7) % 20).await.unwrap();
         }
         let found = store.due(NOW_MS - 90, 100).await.unwrap();
-        assert_eq!(found.iter().map(|due| due.at_ms).collect::<Vec<_>>(), (NOW_MS - 100..=NOW_MS - 90).collect::<Vec<_>>());
+        assert_eq!(
+            found.iter().map(|due| due.at_ms).collect::<Vec<_>>(),
+            (NOW_MS - 100..=NOW_MS - 90).collect::<Vec<_>>()
+        );
         assert_eq!(store.due(NOW_MS, 5).await.unwrap(), found[..5]);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn the_account_has_a_lease_of_its_own() {
+    on_both(async |table| {
+        let twice = store(Faulty::new(table.clone(), Fault::SentTwice));
+        let first = twice.take_account("first", NOW_MS, NOW_MS + 10).await.unwrap().unwrap();
+        let store = store(table);
+        assert_eq!(store.take_account("second", NOW_MS + 10, NOW_MS + 20).await.unwrap(), None);
+        let second = store.take_account("second", NOW_MS + 11, NOW_MS + 20).await.unwrap().unwrap();
+        assert_eq!((first.fence, second.fence, second.until_ms), (1, 2, NOW_MS + 20));
+        store.release_account(&first).await.unwrap();
+        assert_eq!(store.take_account("third", NOW_MS + 12, NOW_MS + 20).await.unwrap(), None);
+        store.release_account(&second).await.unwrap();
+        assert_eq!(store.take_account("third", NOW_MS + 12, NOW_MS + 20).await.unwrap().unwrap().fence, 3);
     })
     .await;
 }

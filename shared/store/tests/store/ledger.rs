@@ -10,13 +10,13 @@ use usher_store::{
     Kind, Outcome, Store, Table,
     ledger::TICKETS_MAX,
     memory::MemoryTable,
-    table::{EXPIRES_AT_S, Attributes, Query},
+    table::{Attributes, EXPIRES_AT_S, Query},
     waiting::{WAITING_MAX, WAITING_S},
 };
 
 use crate::support::{
-    ALICE, BOB, Fault, Faulty, KIOSK, NOW_MS, at, event, kiosk, mint, mint_of, on_both, refunded, retracted, sold, store,
-    transfer,
+    ALICE, BOB, Fault, Faulty, KIOSK, NOW_MS, at, event, kiosk, mint, mint_of, on_both, refunded, retracted, sold,
+    store, transfer,
 };
 
 const ZERO: Address = Address::ZERO;
@@ -107,7 +107,14 @@ async fn former_holders_are_kept_newest_first() {
     let store = store(MemoryTable::new());
     let carol = Address::repeat_byte(0xca);
     let resale = transfer(7, at(3, 0, 3), ALICE, carol);
-    store.record(&[mint(), transfer(7, at(2, 0, 2), ZERO, ALICE), retracted(&resale), transfer(7, at(4, 0, 4), ALICE, BOB)]).await;
+    store
+        .record(&[
+            mint(),
+            transfer(7, at(2, 0, 2), ZERO, ALICE),
+            retracted(&resale),
+            transfer(7, at(4, 0, 4), ALICE, BOB),
+        ])
+        .await;
     let tickets = store.tickets(&kiosk()).await.unwrap();
     assert_eq!((tickets[0].holding.holder, tickets[0].former.as_slice()), (Some(BOB), [ALICE, carol].as_slice()));
 }
@@ -224,12 +231,14 @@ async fn events_that_share_a_kiosk_are_all_due_and_the_first_owns_it() {
 fn any_fact() -> impl Strategy<Value = Fact> {
     let wallet = || prop::sample::select(vec![ZERO, ALICE, BOB]);
     let position = (2..5_u64, 0..3_u64, 1..3_u8).prop_map(|(number, index, block)| at(number, index, block));
-    let ticket = (0..4_u8, 0..3_u64, position, wallet(), wallet()).prop_map(|(kind, token, position, from, to)| match kind {
-        0 | 1 => transfer(token, position, from, to),
-        2 => sold(token, position, to),
-        _ => refunded(token, position, to),
-    });
-    let minted = (1..4_u64, 1..3_u8, wallet()).prop_map(|(number, block, by)| mint_of(0, at(number, 9, block), by, KIOSK));
+    let ticket =
+        (0..4_u8, 0..3_u64, position, wallet(), wallet()).prop_map(|(kind, token, position, from, to)| match kind {
+            0 | 1 => transfer(token, position, from, to),
+            2 => sold(token, position, to),
+            _ => refunded(token, position, to),
+        });
+    let minted =
+        (1..4_u64, 1..3_u8, wallet()).prop_map(|(number, block, by)| mint_of(0, at(number, 9, block), by, KIOSK));
     (prop_oneof![8 => ticket, 1 => minted], prop::bool::weighted(0.25))
         .prop_map(|(fact, dead)| if dead { retracted(&fact) } else { fact })
 }

@@ -26,14 +26,14 @@ use usher_store::{
 
 /// A clock that stands still until it is set.
 #[derive(Debug)]
-pub struct TestClock(AtomicU64);
+pub(crate) struct TestClock(AtomicU64);
 
 impl TestClock {
-    pub fn at(now_ms: u64) -> Arc<Self> {
+    pub(crate) fn at(now_ms: u64) -> Arc<Self> {
         Arc::new(Self(AtomicU64::new(now_ms)))
     }
 
-    pub fn set(&self, now_ms: u64) {
+    pub(crate) fn set(&self, now_ms: u64) {
         self.0.store(now_ms, Ordering::SeqCst);
     }
 }
@@ -46,10 +46,10 @@ impl Clock for TestClock {
 
 /// Randomness from a seed.
 #[derive(Debug)]
-pub struct Seeded(Mutex<StdRng>);
+pub(crate) struct Seeded(Mutex<StdRng>);
 
 impl Seeded {
-    pub fn new(seed: u64) -> Arc<Self> {
+    pub(crate) fn new(seed: u64) -> Arc<Self> {
         Arc::new(Self(Mutex::new(StdRng::seed_from_u64(seed))))
     }
 }
@@ -60,20 +60,20 @@ impl Randomness for Seeded {
     }
 }
 
-pub const NOW_MS: u64 = 1_900_000_000_000;
+pub(crate) const NOW_MS: u64 = 1_900_000_000_000;
 
-pub fn store<T: Table>(table: T) -> Store<T> {
+pub(crate) fn store<T: Table>(table: T) -> Store<T> {
     Store::new(table, TestClock::at(NOW_MS), Seeded::new(7))
 }
 
 /// The emulator, served on loopback until dropped.
-pub struct Emulator {
-    pub table: DynamoTable,
+pub(crate) struct Emulator {
+    pub(crate) table: DynamoTable,
     _stop: oneshot::Sender<()>,
 }
 
 impl Emulator {
-    pub async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let endpoint = format!("http://{}", listener.local_addr().unwrap());
         let (stop, stopped) = oneshot::channel::<()>();
@@ -89,7 +89,7 @@ impl Emulator {
 }
 
 /// A real SDK client of an endpoint.
-pub fn client(endpoint: &str) -> aws_sdk_dynamodb::Client {
+pub(crate) fn client(endpoint: &str) -> aws_sdk_dynamodb::Client {
     let config = aws_sdk_dynamodb::Config::builder()
         .behavior_version(BehaviorVersion::latest())
         .region(Region::new("eu-central-1"))
@@ -101,7 +101,7 @@ pub fn client(endpoint: &str) -> aws_sdk_dynamodb::Client {
 }
 
 /// Runs a test on the memory model, then on the emulator.
-pub async fn on_both<F: Future<Output = ()>>(test: impl Fn(Arc<dyn Table>) -> F) {
+pub(crate) async fn on_both<F: Future<Output = ()>>(test: impl Fn(Arc<dyn Table>) -> F) {
     test(Arc::new(MemoryTable::new())).await;
     let emulator = Emulator::start().await;
     test(Arc::new(emulator.table.clone())).await;
@@ -109,7 +109,7 @@ pub async fn on_both<F: Future<Output = ()>>(test: impl Fn(Arc<dyn Table>) -> F)
 
 /// What a [`Faulty`] table does around a call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Fault {
+pub(crate) enum Fault {
     /// Yields a few times first, so that concurrent callers interleave.
     Interleave,
     /// Performs every write twice and returns the second answer: a retry after a lost first answer.
@@ -121,8 +121,8 @@ pub enum Fault {
 }
 
 /// A table with faults.
-pub struct Faulty<T> {
-    pub inner: T,
+pub(crate) struct Faulty<T> {
+    pub(crate) inner: T,
     fault: Fault,
     calls: AtomicU64,
     writes: AtomicU64,
@@ -130,11 +130,17 @@ pub struct Faulty<T> {
 }
 
 impl<T: Table> Faulty<T> {
-    pub fn new(inner: T, fault: Fault) -> Self {
-        Self { inner, fault, calls: AtomicU64::new(0), writes: AtomicU64::new(0), rng: Mutex::new(StdRng::seed_from_u64(3)) }
+    pub(crate) fn new(inner: T, fault: Fault) -> Self {
+        Self {
+            inner,
+            fault,
+            calls: AtomicU64::new(0),
+            writes: AtomicU64::new(0),
+            rng: Mutex::new(StdRng::seed_from_u64(3)),
+        }
     }
 
-    pub fn calls(&self) -> u64 {
+    pub(crate) fn calls(&self) -> u64 {
         self.calls.load(Ordering::SeqCst)
     }
 
@@ -153,7 +159,10 @@ impl<T: Table> Faulty<T> {
         Ok(())
     }
 
-    async fn around<R, F: Future<Output = Result<R, TableError>>>(&self, write: impl Fn() -> F) -> Result<R, TableError> {
+    async fn around<R, F: Future<Output = Result<R, TableError>>>(
+        &self,
+        write: impl Fn() -> F,
+    ) -> Result<R, TableError> {
         self.before().await?;
         let number = self.writes.fetch_add(1, Ordering::SeqCst);
         let first = write().await;
@@ -165,7 +174,7 @@ impl<T: Table> Faulty<T> {
     }
 }
 
-pub fn no_answer() -> TableError {
+pub(crate) fn no_answer() -> TableError {
     TableError::Unavailable(Arc::new(std::io::Error::other("injected")))
 }
 
@@ -195,21 +204,21 @@ impl<T: Table> Table for Faulty<T> {
     }
 }
 
-pub const CHAIN: ChainId = ChainId(31337);
-pub const FACTORY: Address = Address::repeat_byte(0xfa);
-pub const KIOSK: Address = Address::repeat_byte(0x11);
-pub const ALICE: Address = Address::repeat_byte(0xa1);
-pub const BOB: Address = Address::repeat_byte(0xb0);
+pub(crate) const CHAIN: ChainId = ChainId(31337);
+pub(crate) const FACTORY: Address = Address::repeat_byte(0xfa);
+pub(crate) const KIOSK: Address = Address::repeat_byte(0x11);
+pub(crate) const ALICE: Address = Address::repeat_byte(0xa1);
+pub(crate) const BOB: Address = Address::repeat_byte(0xb0);
 
-pub fn event(id: u64) -> EventKey {
+pub(crate) fn event(id: u64) -> EventKey {
     EventKey { chain: CHAIN, factory: FACTORY, event_id: U256::from(id) }
 }
 
-pub fn kiosk() -> KioskKey {
+pub(crate) fn kiosk() -> KioskKey {
     KioskKey { chain: CHAIN, address: KIOSK }
 }
 
-pub fn at(block_number: u64, log_index: u64, block: u8) -> Position {
+pub(crate) fn at(block_number: u64, log_index: u64, block: u8) -> Position {
     Position { block_number, log_index, block_hash: B256::repeat_byte(block) }
 }
 
@@ -217,7 +226,7 @@ fn fact(emitter: Address, position: Position, what: What) -> Fact {
     Fact { chain: CHAIN, emitter, transaction: B256::repeat_byte(0x77), position, retracted: false, what }
 }
 
-pub fn mint_of(id: u64, position: Position, creator: Address, kiosk: Address) -> Fact {
+pub(crate) fn mint_of(id: u64, position: Position, creator: Address, kiosk: Address) -> Fact {
     let mint = EventMint {
         event_id: U256::from(id),
         creator,
@@ -229,26 +238,26 @@ pub fn mint_of(id: u64, position: Position, creator: Address, kiosk: Address) ->
     fact(FACTORY, position, What::EventMinted(mint))
 }
 
-pub fn mint() -> Fact {
+pub(crate) fn mint() -> Fact {
     mint_of(0, at(1, 0, 1), ALICE, KIOSK)
 }
 
-pub fn incarnation() -> Incarnation {
+pub(crate) fn incarnation() -> Incarnation {
     mint().incarnation().unwrap()
 }
 
-pub fn transfer(token: u64, position: Position, from: Address, to: Address) -> Fact {
+pub(crate) fn transfer(token: u64, position: Position, from: Address, to: Address) -> Fact {
     fact(KIOSK, position, What::TicketTransferred { token_id: U256::from(token), from, to })
 }
 
-pub fn sold(token: u64, position: Position, buyer: Address) -> Fact {
+pub(crate) fn sold(token: u64, position: Position, buyer: Address) -> Fact {
     fact(KIOSK, position, What::TicketMinted { token_id: U256::from(token), buyer })
 }
 
-pub fn refunded(token: u64, position: Position, holder: Address) -> Fact {
+pub(crate) fn refunded(token: u64, position: Position, holder: Address) -> Fact {
     fact(KIOSK, position, What::TicketRefunded { token_id: U256::from(token), holder })
 }
 
-pub fn retracted(fact: &Fact) -> Fact {
+pub(crate) fn retracted(fact: &Fact) -> Fact {
     Fact { retracted: true, ..fact.clone() }
 }

@@ -29,7 +29,11 @@ async fn an_event_has_its_rooms_in_order() {
             succeeds: (number == 2).then_some(GroupId([19; 16])),
             seen: u64::from(number) * 100,
         };
-        let rooms = [room(1, RoomState::Lost { reason: "ejected".into() }), room(2, RoomState::Active), room(10, RoomState::Active)];
+        let rooms = [
+            room(1, RoomState::Lost { reason: "ejected".into() }),
+            room(2, RoomState::Active),
+            room(10, RoomState::Active),
+        ];
         let writes: Vec<_> = rooms.iter().rev().map(RoomRecord::write).collect();
         store.table().transact(&writes).await.unwrap();
         let record = store.event(&event(0)).await.unwrap().unwrap();
@@ -86,7 +90,14 @@ async fn standing_is_read_as_written_and_belongs_to_one_incarnation() {
 async fn things_are_parked_once_with_their_first_reason() {
     on_both(async |table| {
         let store = store(table);
-        let log = ParkedId::Log { chain: CHAIN, transaction: B256::repeat_byte(1), log_index: 3 };
+        let named = |block_hash, retracted| ParkedId::Log {
+            chain: CHAIN,
+            transaction: B256::repeat_byte(1),
+            log_index: 3,
+            block_hash,
+            retracted,
+        };
+        let log = named(None, false);
         let body = ParkedId::Body { digest: B256::repeat_byte(2) };
         assert!(store.park(log, "wrong topic count", "{}").await.unwrap());
         assert!(!store.park(log, "another reason", "other").await.unwrap());
@@ -101,6 +112,11 @@ async fn things_are_parked_once_with_their_first_reason() {
         store.unpark(log).await.unwrap();
         store.unpark(log).await.unwrap();
         assert_eq!(store.parked(10).await.unwrap().len(), 1);
+        // The log in two sister blocks, and its retraction, are three things.
+        let sister = Some(B256::repeat_byte(4));
+        for id in [log, named(sister, false), named(sister, true)] {
+            assert!(store.park(id, "chain 1 is not configured", "{}").await.unwrap());
+        }
     })
     .await;
 }

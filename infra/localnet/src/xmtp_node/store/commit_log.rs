@@ -17,8 +17,12 @@ impl Store {
         let inner = &mut *self.lock();
         let tx = inner.db.transaction()?;
         let id = next_id(&tx, Sequence::CommitLog)?;
-        tx.prepare_cached("INSERT INTO commit_log VALUES (?1, ?2, ?3, ?4)")?
-            .execute(params![id, group_id, entry, signature.encode_to_vec()])?;
+        tx.prepare_cached("INSERT INTO commit_log VALUES (?1, ?2, ?3, ?4)")?.execute(params![
+            id,
+            group_id,
+            entry,
+            signature.encode_to_vec()
+        ])?;
         tx.commit()
     }
 

@@ -12,7 +12,9 @@ impl Store {
     ) -> rusqlite::Result<()> {
         self.lock()
             .db
-            .prepare_cached("INSERT INTO installations VALUES (?1, ?2) ON CONFLICT (id) DO UPDATE SET key_package = ?2")?
+            .prepare_cached(
+                "INSERT INTO installations VALUES (?1, ?2) ON CONFLICT (id) DO UPDATE SET key_package = ?2",
+            )?
             .execute(params![installation_key, key_package])?;
         Ok(())
     }

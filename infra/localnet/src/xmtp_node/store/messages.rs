@@ -26,7 +26,9 @@ impl Store {
         let tx = inner.db.transaction()?;
         let id = next_id(&tx, Sequence::GroupMessages)?;
         let inserted = tx
-            .prepare_cached("INSERT INTO group_messages VALUES (?1,?2,?3,?4,?5,?6,?7,?8) ON CONFLICT (hash) DO NOTHING")?
+            .prepare_cached(
+                "INSERT INTO group_messages VALUES (?1,?2,?3,?4,?5,?6,?7,?8) ON CONFLICT (hash) DO NOTHING",
+            )?
             .execute(params![
                 id,
                 created_ns,

@@ -1,0 +1,144 @@
+//! From events to rooms, within one invocation's time. Whatever goes wrong here stays here: the events are due in the
+//! ledger, and the clock finds them.
+
+use std::{collections::BTreeSet, panic::AssertUnwindSafe, time::Duration};
+
+use futures::FutureExt as _;
+use tracing::{Instrument as _, error, info, info_span, warn};
+use usher_domain::EventKey;
+use usher_doorkeeper::{Cause, Converged, Doorkeeper};
+use usher_store::Table;
+
+use crate::{
+    Invocation, Usher,
+    telemetry::{Chain, panic_text},
+};
+
+/// Convergence must end so long before the invocation does: what is logged and answered after it takes time, too.
+const MARGIN_MS: u64 = 1_000;
+/// An event is begun with at least so much time left. The doorkeeper begins no commit with less than 8 s.
+const BEGIN_MS_MIN: u64 = 10_000;
+
+/// How many events ended how.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Tally {
+    /// Their rooms are equal to the admission, or need not be.
+    pub(crate) done: usize,
+    /// Somebody else is at it.
+    pub(crate) held: usize,
+    /// There is work left, and they are due.
+    pub(crate) left: usize,
+}
+
+/// Converges events one after the other, until the invocation's deadline is near.
+pub(crate) async fn converge_all<T: Table + Clone>(
+    usher: &Usher<T>,
+    events: &BTreeSet<EventKey>,
+    invocation: &Invocation,
+    cause: Cause,
+) -> Tally {
+    let mut tally = Tally { left: events.len(), ..Tally::default() };
+    if events.is_empty() {
+        return tally;
+    }
+    let doorkeeper = match usher.doorkeeper().await {
+        Ok(Some(doorkeeper)) => doorkeeper,
+        Ok(None) => {
+            warn!(events = tally.left, "not initialised: the facts are stored, the rooms follow after `usher init`");
+            return tally;
+        }
+        Err(error) => {
+            error!(events = tally.left, error = %Chain(&error), "rooms cannot be worked on; the events stay due");
+            return tally;
+        }
+    };
+    for event in events {
+        let time_left_ms = invocation.deadline_ms.saturating_sub(usher.adapters.clock.now_ms());
+        if time_left_ms < BEGIN_MS_MIN {
+            leave(usher, event, cause).await;
+            continue;
+        }
+        let span = info_span!("converge", %event, ?cause);
+        match converge(usher, doorkeeper, event, invocation, time_left_ms, cause).instrument(span).await {
+            Ended::Done => tally.done += 1,
+            Ended::Held => tally.held += 1,
+            Ended::Left => continue,
+        }
+        tally.left -= 1;
+    }
+    tally
+}
+
+enum Ended {
+    Done,
+    Held,
+    Left,
+}
+
+async fn converge<T: Table + Clone>(
+    usher: &Usher<T>,
+    doorkeeper: &Doorkeeper<T>,
+    event: &EventKey,
+    invocation: &Invocation,
+    time_left_ms: u64,
+    cause: Cause,
+) -> Ended {
+    let deadline_ms = invocation.deadline_ms.saturating_sub(MARGIN_MS);
+    let attempt = AssertUnwindSafe(doorkeeper.converge(event, &invocation.id, deadline_ms, cause)).catch_unwind();
+    // Whoever overruns is dropped, as by a crash, so that the ledger's answer still gets out.
+    let patience = Duration::from_millis(time_left_ms.saturating_sub(MARGIN_MS));
+    let Ok(attempt) = tokio::time::timeout(patience, attempt).await else {
+        warn!(outcome = "overran", "dropped at the deadline");
+        return Ended::Left;
+    };
+    let converged = match attempt {
+        Ok(Ok(converged)) => converged,
+        Ok(Err(error)) => {
+            warn!(outcome = "failed", error.code = error.code(), error = %Chain(&error), "not converged");
+            return Ended::Left;
+        }
+        Err(panic) => {
+            error!(outcome = "panicked", panic = panic_text(&*panic), "not converged");
+            return Ended::Left;
+        }
+    };
+    match converged {
+        Converged::Done { generation, commits } => {
+            info!(outcome = "done", generation, commits, rooms = rooms(usher, event).await, "converged");
+            Ended::Done
+        }
+        Converged::Held => {
+            info!(outcome = "held", "somebody else is at it");
+            Ended::Held
+        }
+        Converged::NoSuchEvent => {
+            info!(outcome = "no_such_event", "there is no such event");
+            Ended::Done
+        }
+        Converged::Unfinished { reason } => {
+            info!(outcome = "unfinished", reason, rooms = rooms(usher, event).await, "there is work left");
+            Ended::Left
+        }
+        Converged::NotReady => {
+            warn!(outcome = "not_ready", "the XMTP account is not made: the rooms follow after `usher init`");
+            Ended::Left
+        }
+    }
+}
+
+/// Leaves an event for which no time is left to another invocation. A nudge sends none: the event is due anyway.
+async fn leave<T: Table + Clone>(usher: &Usher<T>, event: &EventKey, cause: Cause) {
+    info!(%event, outcome = "no_time", "left for later");
+    if cause == Cause::Fact
+        && let Err(error) = usher.adapters.nudges.nudge(event, 0).await
+    {
+        warn!(%event, error = %Chain(&error), "no nudge was left; the schedule will find the event");
+    }
+}
+
+/// The event's rooms, for the log; nothing if they cannot be told.
+async fn rooms<T: Table + Clone>(usher: &Usher<T>, event: &EventKey) -> String {
+    let record = usher.store.event(event).await.ok().flatten();
+    let rooms = record.into_iter().flat_map(|record| record.rooms);
+    rooms.map(|room| room.group.to_string()).collect::<Vec<_>>().join(",")
+}

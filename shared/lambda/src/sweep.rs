@@ -1,0 +1,137 @@
+//! The clock and the nudges. The clock finds what is due and sends nudges; a nudge has one event converged.
+
+use std::{collections::BTreeSet, sync::atomic::AtomicUsize, sync::atomic::Ordering};
+
+use aws_lambda_events::event::sqs::{SqsBatchResponse, SqsEvent};
+use futures::{StreamExt as _, stream};
+use serde::{Deserialize, Serialize};
+use tracing::{error, info, warn};
+use usher_domain::EventKey;
+use usher_doorkeeper::{Cause, ConvergeError};
+use usher_store::Table;
+
+use crate::{Invocation, OpenError, Usher, converge::converge_all, telemetry::Chain};
+
+/// How many nudges are sent at a time.
+const NUDGES_AT_ONCE: usize = 16;
+
+/// What wakes the sweep.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(untagged)]
+pub enum Trigger {
+    /// Messages of the nudge queue.
+    Nudges(SqsEvent),
+    /// EventBridge's schedule.
+    Schedule(Scheduled),
+}
+
+/// A scheduled event of EventBridge, as far as it matters.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Scheduled {
+    /// Always `aws.events`: nothing else may wake the sweep.
+    #[serde(rename = "source")]
+    _source: EventBridge,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+enum EventBridge {
+    #[serde(rename = "aws.events")]
+    Schedule,
+}
+
+/// A message of the nudge queue: `{"event": "chain:factory:id"}`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Nudge {
+    /// Which event to look at.
+    pub event: EventKey,
+}
+
+impl Nudge {
+    /// The message's body.
+    pub fn body(&self) -> String {
+        serde_json::to_string(self).expect("an id is a text")
+    }
+}
+
+/// Why the clock did not do its work. The next minute tries again.
+#[derive(Debug, thiserror::Error)]
+pub enum SweepError {
+    /// Rooms cannot be worked on.
+    #[error("rooms cannot be worked on")]
+    Open(#[from] OpenError),
+    /// What is due was not found.
+    #[error("what is due was not found")]
+    Overdue(#[from] ConvergeError),
+    /// Some events are due and were not nudged.
+    #[error("{failed} of {events} nudges were not sent")]
+    Nudges {
+        /// How many nudges were not sent.
+        failed: usize,
+        /// How many events there were to nudge.
+        events: usize,
+    },
+}
+
+/// Does what the trigger asks.
+pub async fn handle<T: Table + Clone>(
+    usher: &Usher<T>,
+    trigger: Trigger,
+    invocation: &Invocation,
+) -> Result<SqsBatchResponse, SweepError> {
+    match trigger {
+        Trigger::Nudges(batch) => handle_nudges(usher, batch, invocation).await,
+        Trigger::Schedule(_) => _ = handle_schedule(usher, invocation).await?,
+    }
+    Ok(SqsBatchResponse::default())
+}
+
+/// Sends one nudge for each event that is due, or whose rooms have news; returns how many.
+pub async fn handle_schedule<T: Table + Clone>(usher: &Usher<T>, invocation: &Invocation) -> Result<usize, SweepError> {
+    let Some(doorkeeper) = usher.doorkeeper().await? else {
+        warn!(invocation = invocation.id, "not initialised: run `usher init`");
+        return Ok(0);
+    };
+    let events = doorkeeper.overdue().await?;
+    let failed = AtomicUsize::new(0);
+    stream::iter(&events)
+        .for_each_concurrent(NUDGES_AT_ONCE, async |event| {
+            if let Err(error) = usher.adapters.nudges.nudge(event, 0).await {
+                failed.fetch_add(1, Ordering::Relaxed);
+                error!(%event, error = %Chain(&error), "not nudged");
+            }
+        })
+        .await;
+    let failed = failed.into_inner();
+    info!(invocation = invocation.id, events = events.len(), events.failed = failed, "nudged what is due");
+    if failed > 0 { Err(SweepError::Nudges { failed, events: events.len() }) } else { Ok(events.len()) }
+}
+
+/// Converges the events of a batch of nudges, each once. No message ever comes again: an event that still has work is
+/// due in the ledger, and a message that is no nudge will never be one.
+pub async fn handle_nudges<T: Table + Clone>(usher: &Usher<T>, batch: SqsEvent, invocation: &Invocation) {
+    let mut events = BTreeSet::new();
+    let (messages, mut dropped) = (batch.records.len(), 0_usize);
+    for record in batch.records {
+        match serde_json::from_str::<Nudge>(record.body.as_deref().unwrap_or_default()) {
+            Ok(nudge) => _ = events.insert(nudge.event),
+            Err(error) => {
+                dropped += 1;
+                error!(message.id = record.message_id, error = %error, outcome = "dropped", "not a nudge");
+            }
+        }
+    }
+    let tally = converge_all(usher, &events, invocation, Cause::Nudge).await;
+    info!(
+        invocation = invocation.id,
+        messages,
+        messages.dropped = dropped,
+        events = events.len(),
+        events.done = tally.done,
+        events.held = tally.held,
+        events.left = tally.left,
+        "nudges handled"
+    );
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,151 @@
+//! The doorkeeper over the in-memory table and a real XMTP node: the story of `events/logs/`, and the same story with a
+//! kill at every port call.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use usher_doorkeeper::Converged;
+use usher_domain::EventKey;
+use usher_localnet::person::Person;
+use usher_tests::world::{AnyError, World, sample_facts};
+use usher_xmtp::{GroupId, Lost, attributes};
+
+type Outcome = Result<(), AnyError>;
+
+fn event() -> EventKey {
+    "31337:0x5fbdb2315678afecb367f032d93f642f64180aa3:0".parse().expect("an event")
+}
+
+async fn rooms(world: &World) -> Result<Vec<GroupId>, AnyError> {
+    let event = world.store().event(&event()).await?.ok_or("the event is not in the ledger")?;
+    Ok(event.rooms.iter().map(|room| GroupId(room.group.0)).collect())
+}
+
+fn in_room(person: &Person, room: GroupId) -> bool {
+    person.group(room).is_ok_and(|group| group.lost().is_none())
+}
+
+#[tokio::test]
+async fn the_story_of_the_samples() -> Outcome {
+    let world = World::start().await?;
+    let (mut creator, mut alice, mut bob) = (world.person(0).await?, world.person(1).await?, world.person(2).await?);
+
+    let ends = world.invoke("mint", &sample_facts("01-mint.json")).await?;
+    assert!(matches!(ends[..], [Converged::Done { .. }]), "{ends:?}");
+    let [room] = rooms(&world).await?[..] else { panic!("one room") };
+    creator.sync().await?;
+    assert_eq!(creator.dropped(), [] as [&str; 0]);
+    let group = creator.group(room)?;
+    let metadata = group.metadata();
+    assert!(metadata.admins.contains(&creator.inbox()?));
+    assert!(!metadata.super_admins.contains(&creator.inbox()?));
+    assert!(metadata.attributes[attributes::NAME].ends_with(" #0"), "{metadata:?}");
+    assert_eq!(metadata.attributes[attributes::DESCRIPTION], event().to_string());
+
+    for file in ["02-purchase-alice.json", "03-purchase-bob.json"] {
+        let ends = world.invoke(file, &sample_facts(file)).await?;
+        assert!(matches!(ends[..], [Converged::Done { .. }]), "{ends:?}");
+    }
+    for person in [&mut alice, &mut bob] {
+        person.sync().await?;
+        assert!(in_room(person, room));
+    }
+    alice.send_text(room, "hello").await?;
+    bob.sync().await?;
+    assert_eq!(bob.texts(room), ["hello"]);
+
+    // Erin has no inbox yet: she waits; Bob is out all the same.
+    let ends = world.invoke("resale", &sample_facts("06-resale-bob-to-erin.json")).await?;
+    assert!(matches!(ends[..], [Converged::Done { .. }]), "{ends:?}");
+    bob.sync().await?;
+    assert_eq!(bob.group(room)?.lost(), Some(&Lost::Ejected));
+    alice.send_text(room, "without Bob").await?;
+    bob.sync().await?;
+    assert_eq!(bob.texts(room), ["hello"]);
+    let mut erin = world.person(5).await?;
+    world.clock.advance(Duration::from_secs(60));
+    let ends = world.sweep("sweep").await?;
+    assert!(matches!(ends[..], [Converged::Done { commits: 1, .. }]), "{ends:?}");
+    erin.sync().await?;
+    assert!(in_room(&erin, room));
+
+    world.invoke("refund", &sample_facts("07-refund-alice.json")).await?;
+    alice.sync().await?;
+    assert_eq!(alice.group(room)?.lost(), Some(&Lost::Ejected));
+    creator.sync().await?;
+    let members: BTreeSet<_> = creator.group(room)?.members().into_keys().collect();
+    assert!(members.contains(&erin.inbox()?) && members.contains(&creator.inbox()?));
+    assert_eq!(members.len(), 3, "usher, the creator and Erin");
+
+    // The retraction of the mint closes the room.
+    let mut retracted = sample_facts("01-mint.json");
+    retracted.iter_mut().for_each(|fact| fact.retracted = true);
+    world.invoke("reorg", &retracted).await?;
+    erin.sync().await?;
+    creator.sync().await?;
+    assert_eq!(erin.group(room)?.lost(), Some(&Lost::Ejected));
+    assert_eq!(creator.group(room)?.lost(), Some(&Lost::Ejected));
+    Ok(())
+}
+
+/// Mint, add and remove, killed at each port call in turn, before and after its effect; then a cold start.
+#[tokio::test]
+async fn a_kill_at_any_port_call_changes_nothing_in_the_end() -> Outcome {
+    let origin = World::start().await?;
+    let (mut alice, mut bob) = (origin.person(1).await?, origin.person(2).await?);
+    let _creator = origin.person(0).await?;
+    let files = ["01-mint.json", "02-purchase-alice.json", "03-purchase-bob.json", "07-refund-alice.json"];
+
+    for file in 0..files.len() {
+        for after_effect in [false, true] {
+            let mut call = 0;
+            loop {
+                let world = origin.fork().await?;
+                for before in &files[..file] {
+                    world.invoke(before, &sample_facts(before)).await?;
+                }
+                world.killer.arm(call, after_effect);
+                let facts = sample_facts(files[file]);
+                let died = tokio::select! {
+                    result = world.invoke("victim", &facts) => { result?; false }
+                    () = world.killer.killed() => true,
+                };
+                let last = world.killer.calls().pop().unwrap_or_default();
+                world.killer.disarm();
+                let scene = format!("{} killed at call {call} ({last}), after effect: {after_effect}", files[file]);
+                if !died {
+                    break;
+                }
+                // The queue delivers the message again, after the dead holder's lease has run out.
+                world.clock.advance(Duration::from_secs(60));
+                world.invoke("redelivery", &facts).await?;
+                for after in &files[file + 1..] {
+                    world.invoke(after, &sample_facts(after)).await?;
+                }
+                world.clock.advance(Duration::from_secs(60));
+                world.sweep("sweep").await?;
+                check(&world, &mut alice, &mut bob, &scene).await?;
+                call += 1;
+            }
+            assert!(call > 10, "{} has only {call} port calls", files[file]);
+        }
+    }
+    Ok(())
+}
+
+/// One room; Bob in and reading the newest message, Alice out and blind to it.
+async fn check(world: &World, alice: &mut Person, bob: &mut Person, scene: &str) -> Outcome {
+    let [room] = rooms(world).await?[..] else { panic!("{scene}: not one room") };
+    for person in [&mut *alice, &mut *bob] {
+        person.sync().await?;
+    }
+    assert!(in_room(bob, room), "{scene}: Bob is not in: {:?}", bob.dropped());
+    bob.send_text(room, scene).await?;
+    alice.sync().await?;
+    assert!(!alice.texts(room).iter().any(|text| text == scene), "{scene}: Alice reads on");
+    assert!(!in_room(alice, room), "{scene}: Alice is still in");
+    let members = bob.group(room)?.members();
+    assert_eq!(members.len(), 3, "{scene}: usher, the creator and Bob: {members:?}");
+    let event = world.store().event(&event()).await?.ok_or("no event")?;
+    assert_eq!(event.converged_generation, Some(event.generation), "{scene}");
+    Ok(())
+}
