@@ -392,7 +392,8 @@ async fn commits_for_one_epoch_leave_all_members_agreed() -> Outcome {
             ana.set_metadata(&room, MetadataField::Name, &by_ana),
             ben.set_metadata(&room, MetadataField::Description, &by_ben),
         );
-        (one?, other?);
+        one?;
+        other?;
         let (seen_by_ana, seen_by_ben) = (ana.synced(&room).await?, ben.synced(&room).await?);
         assert_eq!((&seen_by_ana.name, &seen_by_ana.description), (&by_ana, &by_ben));
         assert_eq!((&seen_by_ben.name, &seen_by_ben.description), (&by_ana, &by_ben));

@@ -1,5 +1,6 @@
 //! `usher`: run it all locally, operate a deployment.
 
+mod demo;
 mod dev;
 mod functions;
 mod rooms;
@@ -10,6 +11,7 @@ use std::{error::Error, process::ExitCode};
 
 use clap::{Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
+use usher_lambda::telemetry::Chain;
 
 /// Keeps XMTP rooms in step with on-chain tickets.
 #[derive(Debug, Parser)]
@@ -21,6 +23,8 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Tell the story of an event with real clients, in one process, and check how it ends
+    Demo(demo::Args),
     /// Run it all on this machine: an XMTP node, DynamoDB, SQS and the functions
     Dev(dev::Args),
     /// Put chain logs on the queues
@@ -37,6 +41,7 @@ async fn main() -> ExitCode {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn"));
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
     let done = match Cli::parse().command {
+        Command::Demo(args) => demo::run(args).await,
         Command::Dev(args) => dev::run(args).await,
         Command::Send(args) => send::run(args).await,
         Command::Rooms(args) => rooms::run(args).await,
@@ -44,16 +49,10 @@ async fn main() -> ExitCode {
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            say(&format!("error: {}", explained(&*failure)));
+            say(&format!("error: {}", Chain(&*failure)));
             ExitCode::FAILURE
         }
     }
-}
-
-/// An error with everything that caused it.
-fn explained(error: &(dyn Error + 'static)) -> String {
-    let causes = std::iter::successors(Some(error), |error| error.source());
-    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
 
 /// To the person at the terminal; what a program may read goes to [`print`].

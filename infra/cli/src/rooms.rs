@@ -3,10 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use comfy_table::{Table, presets::UTF8_FULL_CONDENSED};
+use futures::future::try_join_all;
 use serde::Serialize;
 use usher_domain::{EventKey, Incarnation, ports::Clock as _};
+use usher_doorkeeper::{RoomStatus, SeatStatus};
 use usher_lambda::Machine;
-use usher_store::{EventRecord, RoomRecord, RoomState, Standing, Store, dynamo::DynamoTable};
+use usher_store::{EventRecord, Owner, RoomRecord, RoomState, Standing, Store, dynamo::DynamoTable};
 
 use crate::{Failure, print, stack::Stack};
 
@@ -62,14 +64,8 @@ struct Room {
     group: String,
     #[serde(flatten)]
     state: RoomState,
-    members: Vec<Member>,
-}
-
-#[derive(Debug, Serialize)]
-struct Member {
-    inbox: String,
-    wallets: Vec<String>,
-    status: String,
+    /// As of the last time that the room's state was saved; none if it never was.
+    status: Option<RoomStatus>,
 }
 
 #[derive(Debug, Serialize)]
@@ -109,10 +105,11 @@ async fn event(store: &Store<DynamoTable>, record: EventRecord) -> Result<Event,
     for incarnation in known {
         let standing = store.standing(&incarnation).await?;
         let rooms = record.rooms.iter().filter(|room| room.incarnation == incarnation);
+        let rooms = try_join_all(rooms.map(|record| room(store, record))).await?;
         incarnations.push(Shown {
             incarnation,
             current: current == Some(incarnation),
-            rooms: rooms.map(|record| room(record, &standing)).collect(),
+            rooms,
             waiting: waiting(&standing),
         });
     }
@@ -126,19 +123,14 @@ async fn event(store: &Store<DynamoTable>, record: EventRecord) -> Result<Event,
     })
 }
 
-fn room(record: &RoomRecord, standing: &Standing) -> Room {
-    let seats = standing.seats.iter().filter(|seat| seat.group == record.group);
-    let members = seats.map(|seat| Member {
-        inbox: seat.inbox.to_string(),
-        wallets: seat.wallets.iter().map(|wallet| format!("{wallet:#x}")).collect(),
-        status: seat.status.clone(),
-    });
-    Room {
+async fn room(store: &Store<DynamoTable>, record: &RoomRecord) -> Result<Room, Failure> {
+    let status = store.status(&Owner::Room(record.group)).await?;
+    Ok(Room {
         number: record.number,
         group: record.group.to_string(),
         state: record.state.clone(),
-        members: members.collect(),
-    }
+        status: status.map(|status| serde_json::from_str(&status)).transpose()?,
+    })
 }
 
 fn waiting(standing: &Standing) -> Vec<Waiting> {
@@ -175,7 +167,7 @@ fn event_table(event: &Event, now_ms: u64) -> Table {
                 RoomState::Lost { reason } => format!(" LOST: {reason}"),
             };
             table.add_row([format!("room {}", room.number), format!("{}{lost}", room.group)]);
-            table.add_row(["members".to_owned(), members(&room.members)]);
+            table.add_row(["members".to_owned(), members(room.status.as_ref())]);
         }
         let lines: BTreeMap<_, _> = waiting.iter().map(|one| (&one.wallet, &one.reason)).collect();
         let lines: Vec<_> = lines.iter().map(|(wallet, reason)| format!("{wallet} {reason}")).collect();
@@ -184,12 +176,13 @@ fn event_table(event: &Event, now_ms: u64) -> Table {
     table
 }
 
-fn members(members: &[Member]) -> String {
-    let one = |member: &Member| match &*member.wallets {
-        [] => format!("{} {}", member.inbox, member.status),
-        wallets => format!("{} {}\n  {}", member.inbox, member.status, wallets.join("\n  ")),
+fn members(status: Option<&RoomStatus>) -> String {
+    let one = |seat: &SeatStatus| {
+        let wallets: String = seat.wallets.iter().map(|wallet| format!("\n  {wallet:#x}")).collect();
+        format!("{} {}{wallets}", seat.inbox, seat.role)
     };
-    if members.is_empty() { "nobody".to_owned() } else { members.iter().map(one).collect::<Vec<_>>().join("\n") }
+    let Some(status) = status else { return "not known yet".to_owned() };
+    status.seats.iter().map(one).collect::<Vec<_>>().join("\n")
 }
 
 fn state(event: &Event, now_ms: u64) -> String {

@@ -39,9 +39,9 @@ pub(crate) struct Args {
 
 /// One message to be.
 #[derive(Debug, PartialEq, Eq)]
-struct Message {
-    queue: Queue,
-    body: String,
+pub(crate) struct Message {
+    pub(crate) queue: Queue,
+    pub(crate) body: String,
 }
 
 pub(crate) async fn run(args: Args) -> Result<(), Failure> {
@@ -117,7 +117,7 @@ fn split(bodies: Vec<String>) -> Vec<Vec<String>> {
 }
 
 /// What one file says, as messages.
-fn messages(text: &str, chain: ChainId) -> Result<Vec<Message>, Failure> {
+pub(crate) fn messages(text: &str, chain: ChainId) -> Result<Vec<Message>, Failure> {
     let value: Value = serde_json::from_str(text)?;
     match &value {
         Value::Array(logs) => Ok(logs.iter().flat_map(|log| of_log_or_envelope(log, chain)).collect()),

@@ -2,7 +2,7 @@
 
 use std::{fmt, sync::Arc};
 
-use usher_lambda::Machine;
+use usher_lambda::{Machine, telemetry::Chain};
 use usher_localnet::aws::{dynamodb_client, sqs_client};
 use usher_store::{Store, dynamo::DynamoTable};
 
@@ -78,15 +78,15 @@ impl Stack {
     pub(crate) async fn queue_url(&self, queue: Queue) -> Result<String, Failure> {
         let found = self.sqs().get_queue_url().queue_name(queue.to_string()).send().await;
         let found = found.map_err(|error| {
-            let error = crate::explained(&aws_sdk_sqs::Error::from(error));
-            format!("queue {queue} not found at {}: {error}; is `usher dev` running?", self.sqs_url)
+            let error = aws_sdk_sqs::Error::from(error);
+            format!("queue {queue} not found at {}: {}; is `usher dev` running?", self.sqs_url, Chain(&error))
         })?;
         found.queue_url.ok_or_else(|| format!("queue {queue} has no URL").into())
     }
 
     /// Says which stack was not reached.
     pub(crate) fn unreachable(&self, error: impl Into<Failure>) -> Failure {
-        let error = crate::explained(&*error.into());
-        format!("table {} at {}: {error}; is `usher dev` running?", self.table, self.dynamodb_url).into()
+        let error = error.into();
+        format!("table {} at {}: {}; is `usher dev` running?", self.table, self.dynamodb_url, Chain(&*error)).into()
     }
 }

@@ -119,6 +119,12 @@ impl Person {
         self.groups.keys().copied()
     }
 
+    /// Throws the state of all groups away. The person stays a member and cannot read any more.
+    pub fn forget_groups(&mut self) {
+        self.groups.clear();
+        self.events.clear();
+    }
+
     /// Why welcomes were dropped.
     pub fn dropped(&self) -> &[String] {
         &self.dropped
@@ -263,8 +269,18 @@ impl Person {
         self.send(id, &content::encode_leave_request(&idempotency_key())).await
     }
 
+    /// Says something with the keys the person has, as a client that has not heard of the newest commits does.
+    pub async fn send_text_unsynced(&mut self, id: GroupId, text: &str) -> Result<(), PersonError> {
+        let group = self.group(id)?;
+        self.publish(group, &content::encode_text(text, &idempotency_key())).await
+    }
+
     async fn send(&mut self, id: GroupId, message: &Outgoing) -> Result<(), PersonError> {
-        let mut group = self.sync_group(id).await?;
+        let group = self.sync_group(id).await?;
+        self.publish(group, message).await
+    }
+
+    async fn publish(&mut self, mut group: Group, message: &Outgoing) -> Result<(), PersonError> {
         let message = group.encrypt(&self.account()?, message, &SystemClock)?;
         self.keep(&group)?;
         Ok(self.network.send_group_messages(vec![message]).await?)

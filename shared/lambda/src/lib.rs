@@ -15,6 +15,8 @@ mod init;
 mod invocation;
 pub mod sweep;
 pub mod telemetry;
+#[cfg(test)]
+mod testing;
 mod usher;
 
 pub use adapters::{Machine, NUDGE_DELAY_S_MAX, SqsNudges};

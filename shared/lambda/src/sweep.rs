@@ -72,7 +72,7 @@ pub enum SweepError {
     },
 }
 
-/// Does what the trigger asks.
+/// Does what the trigger asks. The answer never names a message.
 pub async fn handle<T: Table + Clone>(
     usher: &Usher<T>,
     trigger: Trigger,
@@ -80,7 +80,10 @@ pub async fn handle<T: Table + Clone>(
 ) -> Result<SqsBatchResponse, SweepError> {
     match trigger {
         Trigger::Nudges(batch) => handle_nudges(usher, batch, invocation).await,
-        Trigger::Schedule(_) => _ = handle_schedule(usher, invocation).await?,
+        Trigger::Schedule(_) => {
+            let swept = handle_schedule(usher, invocation).await;
+            swept.inspect_err(|error| error!(invocation = invocation.id, error = %Chain(error), "sweep failed"))?;
+        }
     }
     Ok(SqsBatchResponse::default())
 }
@@ -109,17 +112,8 @@ pub async fn handle_schedule<T: Table + Clone>(usher: &Usher<T>, invocation: &In
 /// Converges the events of a batch of nudges, each once. No message ever comes again: an event that still has work is
 /// due in the ledger, and a message that is no nudge will never be one.
 pub async fn handle_nudges<T: Table + Clone>(usher: &Usher<T>, batch: SqsEvent, invocation: &Invocation) {
-    let mut events = BTreeSet::new();
-    let (messages, mut dropped) = (batch.records.len(), 0_usize);
-    for record in batch.records {
-        match serde_json::from_str::<Nudge>(record.body.as_deref().unwrap_or_default()) {
-            Ok(nudge) => _ = events.insert(nudge.event),
-            Err(error) => {
-                dropped += 1;
-                error!(message.id = record.message_id, error = %error, outcome = "dropped", "not a nudge");
-            }
-        }
-    }
+    let messages = batch.records.len();
+    let Nudged { events, dropped } = read(batch);
     let tally = converge_all(usher, &events, invocation, Cause::Nudge).await;
     info!(
         invocation = invocation.id,
@@ -131,6 +125,28 @@ pub async fn handle_nudges<T: Table + Clone>(usher: &Usher<T>, batch: SqsEvent, 
         events.left = tally.left,
         "nudges handled"
     );
+}
+
+/// What a batch of nudges asks for.
+#[derive(Debug, PartialEq, Eq, Default)]
+struct Nudged {
+    events: BTreeSet<EventKey>,
+    /// How many messages were no nudges.
+    dropped: usize,
+}
+
+fn read(batch: SqsEvent) -> Nudged {
+    let mut nudged = Nudged::default();
+    for record in batch.records {
+        match serde_json::from_str::<Nudge>(record.body.as_deref().unwrap_or_default()) {
+            Ok(nudge) => _ = nudged.events.insert(nudge.event),
+            Err(error) => {
+                nudged.dropped += 1;
+                error!(message.id = record.message_id, error = %error, outcome = "dropped", "not a nudge");
+            }
+        }
+    }
+    nudged
 }
 
 #[cfg(test)]

@@ -21,7 +21,7 @@ use usher_domain::{
 use zeroize::Zeroizing;
 
 use crate::{
-    DeploymentId, Kind, StoreError, Table, TableError,
+    DeploymentId, Kind, Store, StoreError, Table, TableError,
     item::{number, text, unreadable},
     keys::{DataKey, DataKeys, KeyError, Plain},
     seal::{self, Broken, Header, Label, Sealed},
@@ -249,6 +249,14 @@ pub struct Snapshots<T> {
     randomness: Arc<dyn Randomness>,
     /// Data keys by owner, so that a warm process asks their keeper once.
     kept: Mutex<BTreeMap<Owner, KeptKey>>,
+}
+
+impl<T: Table> Store<T> {
+    /// What was saved in the clear with an owner's newest snapshot; `None` if there is none. Needs no key.
+    pub async fn status(&self, owner: &Owner) -> Result<Option<String>, StoreError> {
+        let head = self.table.get(&owner.head()).await?;
+        Ok(head.and_then(|head| head.text(STATUS).map(str::to_owned)))
+    }
 }
 
 impl<T: Table> Snapshots<T> {

@@ -55,11 +55,7 @@ struct Created {
 
 /// Who the client is.
 impl SdkClient {
-    pub(super) async fn create(
-        driver: Arc<Driver>,
-        wallet: &Wallet,
-        storage: ClientStorage,
-    ) -> Result<Self, SdkError> {
+    pub(super) async fn create(driver: Arc<Driver>, wallet: &Wallet, storage: ClientStorage) -> Result<Self, SdkError> {
         let client = driver.next_id();
         let params = json!({"privateKey": wallet.key_hex(), "inMemory": storage == ClientStorage::Memory});
         let created = driver.call(client, "createClient", params).await?;
@@ -173,12 +169,7 @@ impl SdkClient {
     }
 
     /// Replaces one policy.
-    pub async fn set_permission(
-        &self,
-        group_id: &str,
-        permission: Permission,
-        policy: Policy,
-    ) -> Result<(), SdkError> {
+    pub async fn set_permission(&self, group_id: &str, permission: Permission, policy: Policy) -> Result<(), SdkError> {
         let (permission, field) = match permission {
             Permission::AddMember => ("addMember", None),
             Permission::RemoveMember => ("removeMember", None),

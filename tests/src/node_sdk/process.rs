@@ -89,7 +89,7 @@ pub(super) struct Driver {
     stdin: tokio::sync::Mutex<ChildStdin>,
     desk: Arc<Mutex<Desk>>,
     next_id: AtomicU64,
-    // Dropped after stdin is closed; killed if it does not matter any more.
+    // Killed when dropped, and before its databases go.
     _child: Child,
     _databases: TempDir,
 }
@@ -147,9 +147,8 @@ impl Driver {
         let line = format!("{params}\n");
         self.stdin.lock().await.write_all(line.as_bytes()).await.map_err(|_| gone())?;
         let answer = timeout(PATIENCE, answer).await.map_err(|_| SdkError::Late(method.to_owned()))?;
-        let value = answer
-            .map_err(|_| gone())?
-            .map_err(|message| SdkError::Refused { method: method.to_owned(), message })?;
+        let value =
+            answer.map_err(|_| gone())?.map_err(|message| SdkError::Refused { method: method.to_owned(), message })?;
         serde_json::from_value(value).map_err(|source| SdkError::Unreadable { method: method.to_owned(), source })
     }
 
@@ -222,5 +221,25 @@ impl Desk {
         if let Some(waiting) = self.answers.remove(&id) {
             waiting.send(answer).ok();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_dead_process_leaves_nobody_waiting() {
+        let mut driver = Driver::start("http://127.0.0.1:1").unwrap();
+        let refused = driver.call::<()>(1, "dance", json!({})).await;
+        assert!(matches!(refused, Err(SdkError::Refused { .. })), "{refused:?}");
+
+        let mut stream = driver.route(1, "messages");
+        driver._child.start_kill().unwrap();
+        let gone = driver.call::<()>(1, "sync", json!({})).await;
+        assert!(matches!(gone, Err(SdkError::Gone(_))), "{gone:?}");
+        assert!(stream.recv().await.is_none());
+        let gone = driver.call::<()>(1, "sync", json!({})).await;
+        assert!(matches!(gone, Err(SdkError::Gone(_))), "{gone:?}");
     }
 }

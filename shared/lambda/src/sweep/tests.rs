@@ -1,0 +1,72 @@
+//! The sweep against a table in memory.
+
+use super::*;
+use crate::{
+    handle_queue,
+    testing::{Rig, Sent, batch, event, invocation, sample},
+};
+
+/// A deployment with an id, a key, and the samples' event due.
+async fn due(folder: &tempfile::TempDir, nudges: Sent) -> Rig {
+    let rig = Rig::with(folder.path().join("data.key"), nudges);
+    handle_queue(&rig.usher, sample("mint.event.json"), &invocation(29_000)).await.unwrap();
+    rig.usher.store().init_deployment().await.unwrap();
+    rig
+}
+
+#[test]
+fn triggers_are_told_apart() {
+    let Trigger::Nudges(batch) = sample("sweep.nudge.json") else { panic!("these are nudges") };
+    assert_eq!(read(batch), Nudged { events: [event()].into(), dropped: 0 });
+    assert!(matches!(sample("sweep.schedule.json"), Trigger::Schedule(_)));
+    for other in [r#"{"source":"aws.s3","detail":{}}"#, "{}", "null"] {
+        assert!(serde_json::from_str::<Trigger>(other).is_err(), "{other}");
+    }
+}
+
+#[test]
+fn nudges_are_read_once_each_and_others_dropped() {
+    let nudge = Nudge { event: event() }.body();
+    assert_eq!(nudge, r#"{"event":"31337:0x5fbdb2315678afecb367f032d93f642f64180aa3:0"}"#);
+    let nudged = read(batch(&[&nudge, "", "{}", r#"{"event":"31337:0x5f:0"}"#, &nudge]));
+    assert_eq!(nudged, Nudged { events: [event()].into(), dropped: 3 });
+}
+
+#[tokio::test]
+async fn the_clock_nudges_what_is_due() {
+    let folder = tempfile::tempdir().unwrap();
+    let rig = due(&folder, Sent::default()).await;
+    let response = handle(&rig.usher, sample("sweep.schedule.json"), &invocation(29_000)).await.unwrap();
+    assert!(response.batch_item_failures.is_empty());
+    assert_eq!(*rig.nudges.nudges.lock().unwrap(), [(event(), 0)]);
+}
+
+#[tokio::test]
+async fn nudges_that_are_not_sent_are_an_error() {
+    let folder = tempfile::tempdir().unwrap();
+    let rig = due(&folder, Sent { broken: true, ..Sent::default() }).await;
+    let error = handle_schedule(&rig.usher, &invocation(29_000)).await.unwrap_err();
+    assert!(matches!(error, SweepError::Nudges { failed: 1, events: 1 }), "{error}");
+}
+
+#[tokio::test]
+async fn before_initialisation_the_clock_does_nothing() {
+    let rig = Rig::new();
+    handle_queue(&rig.usher, sample("mint.event.json"), &invocation(29_000)).await.unwrap();
+    assert_eq!(handle_schedule(&rig.usher, &invocation(29_000)).await.unwrap(), 0);
+    assert!(rig.nudges.nudges.lock().unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn a_nudge_sends_no_nudge_and_no_message_comes_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let rig = due(&folder, Sent::default()).await;
+    for left_ms in [0, 29_000] {
+        let mut nudges: SqsEvent = sample("sweep.nudge.json");
+        nudges.records.extend(batch(&["not a nudge"]).records);
+        let response = handle(&rig.usher, Trigger::Nudges(nudges), &invocation(left_ms)).await.unwrap();
+        assert!(response.batch_item_failures.is_empty());
+        assert!(rig.nudges.nudges.lock().unwrap().is_empty());
+        assert!(rig.is_due().await);
+    }
+}

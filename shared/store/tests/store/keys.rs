@@ -79,11 +79,13 @@ fn a_key_file_that_others_read_or_that_holds_no_key_is_refused() {
     assert!(FileDataKeys::open(&path, deployment("00"), Seeded::new(1)).is_err());
 }
 
+/// A plaintext and its encryption context.
+type Wrapped = (Vec<u8>, Value);
+
 /// What KMS does for us, and what it was asked.
 #[derive(Default)]
 struct Kms {
-    /// Plaintext and encryption context by ciphertext.
-    wrapped: Mutex<BTreeMap<Vec<u8>, (Vec<u8>, Value)>>,
+    wrapped: Mutex<BTreeMap<Vec<u8>, Wrapped>>,
     asked: Mutex<Vec<Value>>,
     fail_with: Mutex<Option<(StatusCode, &'static str)>>,
 }

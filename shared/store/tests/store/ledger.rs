@@ -88,7 +88,7 @@ async fn a_tombstone_kills_its_fact_whichever_came_first() {
         let (issue, resale) = (transfer(7, at(2, 0, 2), ZERO, ALICE), transfer(7, at(3, 0, 3), ALICE, BOB));
         store.record(&[mint(), issue.clone(), retracted(&resale)]).await;
         assert_eq!(holders(&store).await, [(7, Some(ALICE))]);
-        assert_eq!(words(&store.record(&[resale.clone()]).await.outcomes), ["known"]);
+        assert_eq!(words(&store.record(std::slice::from_ref(&resale)).await.outcomes), ["known"]);
         assert_eq!(holders(&store).await, [(7, Some(ALICE))]);
         let before = generation(&store).await;
         let recorded = store.record(&[retracted(&issue), issue.clone()]).await;

@@ -2,4 +2,6 @@
 
 mod model;
 mod properties;
+mod room_scenarios;
+mod scenario;
 mod scenarios;
