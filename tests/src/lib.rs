@@ -1,4 +1,6 @@
 //! What the integration tests share: drivers for the real clients they talk through, and usher in one process.
 
+pub mod dev_stack;
+pub mod haus;
 pub mod node_sdk;
 pub mod world;

@@ -77,12 +77,13 @@ struct Waiting {
 
 pub(crate) async fn run(args: Args) -> Result<(), Failure> {
     let store = args.stack.store();
-    let report = report(&store, args.event).await.map_err(|error| args.stack.unreachable(error))?;
+    let parked = store.parked_count(PARKED_MAX).await.map_err(|error| args.stack.unreachable(error))?;
+    let report = Report { events: events(&store, args.event).await?, parked };
     print(&if args.json { serde_json::to_string(&report)? } else { text(&report) });
     Ok(())
 }
 
-async fn report(store: &Store<DynamoTable>, only: Option<EventKey>) -> Result<Report, Failure> {
+async fn events(store: &Store<DynamoTable>, only: Option<EventKey>) -> Result<Vec<Event>, Failure> {
     let keys = match only {
         Some(event) => vec![event],
         None => store.events().await?,
@@ -95,7 +96,7 @@ async fn report(store: &Store<DynamoTable>, only: Option<EventKey>) -> Result<Re
             None => {}
         }
     }
-    Ok(Report { events, parked: store.parked_count(PARKED_MAX).await? })
+    Ok(events)
 }
 
 async fn event(store: &Store<DynamoTable>, record: EventRecord) -> Result<Event, Failure> {

@@ -68,6 +68,8 @@ pub struct Person {
     network: Arc<dyn Network>,
     account: Zeroizing<Vec<u8>>,
     groups: BTreeMap<GroupId, Zeroizing<Vec<u8>>>,
+    /// The last state in which the person was a member: what somebody who does not play fair would keep.
+    hoarded: BTreeMap<GroupId, Zeroizing<Vec<u8>>>,
     events: BTreeMap<GroupId, Vec<Event>>,
     dropped: Vec<String>,
 }
@@ -87,7 +89,15 @@ impl Person {
         let mut account = Account::new(inbox, &SystemClock, &Ambient)?;
         account.register(&wallet, &*network, &SystemClock).await?;
         let account = account.encode()?;
-        Ok(Self { wallet, network, account, groups: BTreeMap::new(), events: BTreeMap::new(), dropped: Vec::new() })
+        Ok(Self {
+            wallet,
+            network,
+            account,
+            groups: BTreeMap::new(),
+            hoarded: BTreeMap::new(),
+            events: BTreeMap::new(),
+            dropped: Vec::new(),
+        })
     }
 
     /// The wallet's address.
@@ -119,6 +129,17 @@ impl Person {
         self.groups.keys().copied()
     }
 
+    /// What the person can still read of a group with the keys from when he was last a member.
+    pub async fn overhear(&self, id: GroupId) -> Result<Vec<String>, PersonError> {
+        let group = Group::decode(self.hoarded.get(&id).ok_or(PersonError::NotIn(id))?)?;
+        let heard = group.overhear(&*self.network).await?;
+        let text = |content| match content {
+            Content::Text(text) => Some(text),
+            _ => None,
+        };
+        Ok(heard.into_iter().filter_map(text).collect())
+    }
+
     /// Throws the state of all groups away. The person stays a member and cannot read any more.
     pub fn forget_groups(&mut self) {
         self.groups.clear();
@@ -148,7 +169,11 @@ impl Person {
     }
 
     fn keep(&mut self, group: &Group) -> Result<(), PersonError> {
-        self.groups.insert(group.id(), group.encode()?);
+        let encoded = group.encode()?;
+        if group.lost().is_none() {
+            self.hoarded.insert(group.id(), encoded.clone());
+        }
+        self.groups.insert(group.id(), encoded);
         Ok(())
     }
 

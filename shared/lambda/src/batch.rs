@@ -139,7 +139,9 @@ async fn park<T: Table>(store: &Store<T>, parked: Parked) -> Result<(), StoreErr
     reason.truncate(reason.floor_char_boundary(PARKED_REASON_BYTES_MAX));
     let bytes = parked.body.len();
     if bytes > EXCERPT_BYTES_MAX {
-        reason.push_str(&format!(" (of its {bytes} bytes the first {EXCERPT_BYTES_MAX} are kept: send it again to retry)"));
+        reason.push_str(&format!(
+            " (of its {bytes} bytes the first {EXCERPT_BYTES_MAX} are kept: send it again to retry)"
+        ));
     }
     let new = store.park(parked_id(parked.name), &reason, &parked.body).await?;
     if new {
@@ -161,7 +163,8 @@ fn parked_id(name: ParkName) -> ParkedId {
 type Outcomes = Result<Vec<Outcome>, String>;
 
 /// Records the facts of all messages at once. If that panics, each message's by themselves, so that a panic is the
-/// failure of the message that causes it: what was stored by then is known.
+/// failure of the message that causes it. (What the first attempt stored is known to the second, and the clock finds
+/// the events that it made due.)
 async fn record_all<T: Table>(store: &Store<T>, messages: &[Message]) -> (Vec<Outcomes>, BTreeSet<EventKey>) {
     let all: Vec<Fact> = messages.iter().flat_map(|message| message.facts.iter().cloned()).collect();
     if let Ok(recorded) = AssertUnwindSafe(store.record(&all)).catch_unwind().await {
@@ -210,12 +213,30 @@ fn conclude(message: &mut Message, outcomes: Outcomes) {
     let about = about(facts);
     if let Some(failure) = failure {
         error!(
-            message.id = id, outcome = "failed", failure, new, known, waiting, no_room, failed, parked, ignored, about,
+            message.id = id,
+            outcome = "failed",
+            failure,
+            new,
+            known,
+            waiting,
+            no_room,
+            failed,
+            parked,
+            ignored,
+            about,
             "message comes again"
         );
     } else {
         info!(
-            message.id = id, outcome = "stored", new, known, waiting, no_room, parked, ignored, about,
+            message.id = id,
+            outcome = "stored",
+            new,
+            known,
+            waiting,
+            no_room,
+            parked,
+            ignored,
+            about,
             "message stored"
         );
     }

@@ -135,7 +135,8 @@ mod tests {
     use super::*;
     use crate::telemetry::Chain;
 
-    const CHAINS: &str = r#""chains":{"31337":{"trust":"queue","factories":["0x5fbdb2315678afecb367f032d93f642f64180aa3"]}}"#;
+    const CHAINS: &str =
+        r#""chains":{"31337":{"trust":"queue","factories":["0x5fbdb2315678afecb367f032d93f642f64180aa3"]}}"#;
 
     fn variables() -> BTreeMap<&'static str, String> {
         BTreeMap::from([

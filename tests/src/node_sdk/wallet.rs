@@ -1,5 +1,8 @@
 use std::fmt;
 
+use alloy_primitives::Address;
+use usher_xmtp::identity::{LocalWallet, WalletSigner as _};
+
 /// The private key of an EOA that signs for its inbox.
 #[derive(Clone)]
 pub struct Wallet {
@@ -17,6 +20,11 @@ impl Wallet {
         let mut key = [0; 32];
         key[24..].copy_from_slice(&number.to_be_bytes());
         Self { key }
+    }
+
+    /// Its address.
+    pub fn address(&self) -> Address {
+        LocalWallet::from_key(&self.key).expect("a test's key is a secp256k1 key").address()
     }
 
     /// The key as the driver takes it: 0x and 64 hex digits.

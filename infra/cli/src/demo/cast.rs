@@ -36,6 +36,8 @@ const ANVIL_KEYS: [(Who, [u8; 32]); 6] = [
 
 /// How many tickets the samples sell.
 const SAMPLE_TICKETS: u32 = 4;
+/// Beyond the ids in the samples.
+const EXTRA_TICKETS_FROM: u32 = 100;
 
 pub(super) struct Cast {
     people: BTreeMap<Who, Person>,
@@ -44,7 +46,10 @@ pub(super) struct Cast {
 impl Cast {
     pub(super) async fn gather(deployment: &Deployment, tickets: u32) -> Result<Self, Failure> {
         let made_up = |name: String| keccak256(name).0;
-        let extras = (SAMPLE_TICKETS + 1..=tickets).map(|ticket| (Who::Extra(ticket), made_up(format!("buyer {ticket}"))));
+        let extras = (SAMPLE_TICKETS..tickets).map(|number| {
+            let ticket = EXTRA_TICKETS_FROM + number;
+            (Who::Extra(ticket), made_up(format!("buyer of {ticket}")))
+        });
         let outsider = (Who::Outsider, made_up("outsider".to_owned()));
         let mut people = BTreeMap::new();
         for (who, key) in ANVIL_KEYS.into_iter().chain([outsider]).chain(extras) {
@@ -104,6 +109,16 @@ impl Cast {
     pub(super) async fn say_with_old_keys(&mut self, who: Who, text: &str) -> Result<(), Failure> {
         let room = self.room_of(who)?;
         Ok(self.person(who).send_text_unsynced(room, text).await?)
+    }
+
+    /// Whether a person can read this text with the keys from when he was last a member.
+    pub(super) async fn overhears(&self, person: &Person, text: &str) -> Result<bool, Failure> {
+        for room in person.groups() {
+            if person.overhear(room).await?.iter().any(|heard| heard == text) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     fn room_of(&mut self, who: Who) -> Result<GroupId, Failure> {

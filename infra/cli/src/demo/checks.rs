@@ -30,18 +30,25 @@ impl Checks {
     pub(super) async fn look(deployment: &Deployment, cast: &mut Cast) -> Result<Self, Failure> {
         let rooms: BTreeSet<_> = cast.people().flat_map(|(_, person)| person.groups()).collect();
         let known = deployment.rooms().await?;
-        let last_words = |person: &Person| {
-            person.groups().any(|room| person.texts(room).iter().any(|text| text == LAST_WORDS))
-        };
+        let last_words =
+            |person: &Person| person.groups().any(|room| person.texts(room).iter().any(|text| text == LAST_WORDS));
         let seated = |person: &Person| person.groups().any(|room| is_in(person, room));
         let of = |wanted: &dyn Fn(Who) -> bool, wrong: &dyn Fn(&Person) -> bool| -> Vec<String> {
-            cast.people().filter(|(who, person)| wanted(*who) && wrong(person)).map(|(who, _)| format!("{who:?}")).collect()
+            cast.people()
+                .filter(|(who, person)| wanted(*who) && wrong(person))
+                .map(|(who, _)| format!("{who:?}"))
+                .collect()
         };
         let holder = |who: Who| matches!(who, Who::Erin | Who::Extra(_));
         let gone = |who: Who| matches!(who, Who::Alice | Who::Bob | Who::Carol | Who::Dave);
         let outsider = |who: Who| who == Who::Outsider;
         let creator = |who: Who| who == Who::Creator;
-        // Who said the words does not read them.
+        let mut overheard = Vec::new();
+        for (who, person) in cast.people().filter(|(who, _)| gone(*who)) {
+            if cast.overhears(person, LAST_WORDS).await? || last_words(person) {
+                overheard.push(format!("{who:?}"));
+            }
+        }
         let deaf = |person: &Person| !seated(person) || !last_words(person);
         let checks = vec![
             Check {
@@ -52,7 +59,7 @@ impl Checks {
             nobody("holders are in and read", of(&holder, &deaf)),
             nobody("the creator is in", of(&creator, &|person| !seated(person))),
             nobody("seller, refunded, burned and reorganised are out", of(&gone, &|person| seated(person))),
-            nobody("and blind to what follows", of(&gone, &|person| last_words(person))),
+            nobody("and blind to what follows, with all keys they ever had", overheard),
             nobody("the outsider was never in", of(&outsider, &|person| person.groups().next().is_some())),
             Check {
                 check: "usher was rebuilt from DynamoDB",

@@ -79,8 +79,7 @@ impl Deployment {
         let chains = json!({ event.chain.to_string(): { "trust": "queue", "factories": [event.factory] } });
         let chains = serde_json::from_value(chains)?;
         let keys = TempDir::new()?;
-        let deployment =
-            Self { xmtp, dynamodb, sqs, nudge_queue_url, chains, keys, cold_starts: AtomicUsize::new(0) };
+        let deployment = Self { xmtp, dynamodb, sqs, nudge_queue_url, chains, keys, cold_starts: AtomicUsize::new(0) };
         let wallet = local_wallet(&deployment.keys.path().join("wallet.key"), &Machine)?;
         deployment.connect()?.init(&wallet).await?;
         Ok(deployment)
@@ -122,7 +121,8 @@ impl Deployment {
         if logs.is_empty() {
             return Ok(());
         }
-        self.deliver(send::messages(&json!({ "chainId": chain_id, "logs": logs }).to_string(), self.event()?.chain)?).await
+        self.deliver(send::messages(&json!({ "chainId": chain_id, "logs": logs }).to_string(), self.event()?.chain)?)
+            .await
     }
 
     async fn deliver(&self, messages: Vec<Message>) -> Result<(), Failure> {
@@ -169,7 +169,8 @@ impl Deployment {
     /// The room's group id, for people.
     pub(super) async fn room_line(&self) -> Result<String, Failure> {
         let event = self.connect()?.store().event(&self.event()?).await?;
-        let rooms: Vec<String> = event.iter().flat_map(|event| &event.rooms).map(|room| room.group.to_string()).collect();
+        let rooms: Vec<String> =
+            event.iter().flat_map(|event| &event.rooms).map(|room| room.group.to_string()).collect();
         Ok(format!("event 0, room {}", rooms.join(", ")))
     }
 

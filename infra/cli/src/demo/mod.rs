@@ -64,12 +64,7 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
     if checks.all_passed() { Ok(()) } else { Err("a check failed".into()) }
 }
 
-async fn tell(
-    deployment: &Deployment,
-    cast: &mut Cast,
-    args: &Args,
-    timeline: &mut Timeline,
-) -> Result<(), Failure> {
+async fn tell(deployment: &Deployment, cast: &mut Cast, args: &Args, timeline: &mut Timeline) -> Result<(), Failure> {
     let broken = args.broken;
     deployment.handle("01-mint.json").await?;
     cast.sync(&[Who::Creator]).await?;
@@ -105,7 +100,10 @@ async fn tell(
         for file in losses {
             deployment.handle(file).await?;
         }
-        timeline.step("removal", "Bob resold to Erin, Alice was refunded, Carol burned hers, Dave's purchase was reorganised away");
+        timeline.step(
+            "removal",
+            "Bob resold to Erin, Alice was refunded, Carol burned hers, Dave's purchase was reorganised away",
+        );
     }
     match broken {
         Some(Break::NoRekey) => cast.say_with_old_keys(Who::Creator, LAST_WORDS).await?,

@@ -112,6 +112,30 @@ impl Group {
         }
     }
 
+    /// What the keys at hand open of the messages that follow, without following a single commit: all that somebody
+    /// can read who has this state and nothing else. Says whether a removed member is really shut out.
+    pub async fn overhear(mut self, network: &dyn Network) -> Result<Vec<Content>, NetworkError> {
+        let mut heard = Vec::new();
+        let mut after = self.cursor.latest();
+        loop {
+            let page = network.group_messages(self.id, after).await?;
+            for message in &page {
+                after = message.id;
+                let application = self.parse(&message.data).filter(|it| it.content_type() == ContentType::Application);
+                let Some(application) = application else { continue };
+                let opened = self.mls.process_message(&self.provider, ProtocolMessage::from(application));
+                if let Ok(ProcessedMessageContent::ApplicationMessage(plaintext)) =
+                    opened.map(openmls::framing::ProcessedMessage::into_content)
+                {
+                    heard.extend(content::decode(&plaintext.into_bytes()));
+                }
+            }
+            if page.len() < PAGE_SIZE {
+                return Ok(heard);
+            }
+        }
+    }
+
     async fn receive(
         &mut self,
         message: &GroupMessage,

@@ -1,0 +1,337 @@
+//! `usher dev` as its users run it: the built binaries in processes of their own, fed with `usher send` and read with
+//! `usher rooms`.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    env, fs,
+    io::{BufRead as _, BufReader},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    sync::mpsc,
+    thread,
+    time::Duration,
+};
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde::{Deserialize, de::DeserializeOwned};
+use serde_json::{Value, json};
+use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
+use usher_domain::EventKey;
+
+use crate::{
+    haus::{CHAIN, Transaction},
+    node_sdk::{NodeSdk, SdkClient, Wallet},
+    world::AnyError,
+};
+
+/// What the stack runs.
+const BINARIES: [&str; 5] = ["usher", "usher-mint", "usher-purchase", "usher-refund", "usher-sweep"];
+/// The longest a condition may take to come true, on a machine that does much else.
+const PATIENCE: Duration = Duration::from_secs(60);
+const POLL_EVERY: Duration = Duration::from_millis(250);
+/// A nudge that meets a held lease does nothing, so it is repeated.
+const NUDGE_EVERY: Duration = Duration::from_secs(2);
+const STOP_PATIENCE: Duration = Duration::from_secs(20);
+
+/// A running stack with real clients; stopped when dropped. What it and its functions log is shown if the test fails.
+pub struct DevStack {
+    /// The published client, bound to the stack's XMTP node.
+    pub sdk: NodeSdk,
+    /// What the stack said when it was ready.
+    pub ready: Ready,
+    usher: PathBuf,
+    process: Option<Child>,
+}
+
+/// The line that `usher dev --json` prints.
+#[derive(Debug, Deserialize)]
+pub struct Ready {
+    /// The XMTP node's gRPC address.
+    pub xmtp_url: String,
+    /// usher's inbox.
+    pub inbox_id: String,
+    dynamodb_url: String,
+    sqs_url: String,
+}
+
+/// What `usher rooms --json` prints.
+#[derive(Debug, Deserialize)]
+pub struct Report {
+    /// What is known of events.
+    pub events: Vec<EventReport>,
+    /// How much lies parked.
+    pub parked: usize,
+}
+
+/// One event.
+#[derive(Debug, Deserialize)]
+pub struct EventReport {
+    /// Which.
+    pub event: EventKey,
+    /// How often what should be has changed.
+    pub generation: u64,
+    /// The newest generation that the rooms were equal to.
+    pub converged_generation: Option<u64>,
+    /// Who minted it; more than one after a reorganisation.
+    pub incarnations: Vec<IncarnationReport>,
+}
+
+/// One incarnation of an event.
+#[derive(Debug, Deserialize)]
+pub struct IncarnationReport {
+    /// It is the one that counts.
+    pub current: bool,
+    /// Its rooms.
+    pub rooms: Vec<RoomReport>,
+    /// Its holders who are in none.
+    pub waiting: Vec<WaitingReport>,
+}
+
+/// One room.
+#[derive(Debug, Deserialize)]
+pub struct RoomReport {
+    /// The XMTP group's id.
+    pub group: String,
+    /// `active` or `lost`.
+    pub state: String,
+    /// As it was when last saved.
+    pub status: Option<StatusReport>,
+}
+
+/// A room's contents.
+#[derive(Debug, Deserialize)]
+pub struct StatusReport {
+    /// Who sits in it, usher included.
+    pub seats: Vec<SeatReport>,
+}
+
+/// A seat.
+#[derive(Debug, Deserialize)]
+pub struct SeatReport {
+    /// Whose.
+    pub inbox: String,
+    /// How many devices are in.
+    pub installations: usize,
+}
+
+/// A wallet that waits.
+#[derive(Debug, Deserialize)]
+pub struct WaitingReport {
+    /// In lower-case hex.
+    pub wallet: String,
+    /// For what.
+    pub reason: String,
+}
+
+impl Report {
+    /// What is known of this event.
+    pub fn event(&self, event: &EventKey) -> Option<&EventReport> {
+        self.events.iter().find(|report| report.event == *event)
+    }
+}
+
+impl EventReport {
+    /// The incarnation that counts.
+    pub fn current(&self) -> Option<&IncarnationReport> {
+        self.incarnations.iter().find(|incarnation| incarnation.current)
+    }
+
+    /// The rooms are equal to what should be.
+    pub fn is_converged(&self) -> bool {
+        self.converged_generation == Some(self.generation)
+    }
+}
+
+impl DevStack {
+    /// Starts a stack of its own on free ports.
+    pub async fn start() -> Result<Self, AnyError> {
+        let binaries = binaries()?;
+        let usher = binaries.join("usher");
+        let mut process = Command::new(&usher)
+            .args(["dev", "--json", "--functions"])
+            .arg(&binaries)
+            .args(["--xmtp-port", "0", "--xmtp-web-port", "0", "--dynamodb-port", "0"])
+            .args(["--sqs-port", "0", "--lambda-port", "0"])
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()?;
+        let stdout = process.stdout.take().ok_or("standard output is piped")?;
+        let stderr = process.stderr.take().ok_or("standard error is piped")?;
+        show(stderr);
+        // From here on it is stopped whatever happens.
+        let mut stopped = Stopped(Some(process));
+        let first_line = tokio::task::spawn_blocking(|| BufReader::new(stdout).lines().next());
+        let line = timeout(PATIENCE, first_line).await.map_err(|_| "`usher dev` was not ready in time")??;
+        let line = line.ok_or("`usher dev` ended before it was ready")??;
+        let ready: Ready = serde_json::from_str(&line)?;
+        Ok(Self { sdk: NodeSdk::start(&ready.xmtp_url)?, ready, usher, process: stopped.0.take() })
+    }
+
+    /// The person whose wallet has this number, on a new device.
+    pub async fn person(&self, number: u64) -> Result<SdkClient, AnyError> {
+        Ok(self.sdk.client(&Wallet::numbered(number)).await?)
+    }
+
+    /// Sends the logs of these transactions, in this order.
+    pub async fn send(&self, transactions: &[Transaction]) -> Result<(), AnyError> {
+        let logs: Vec<&Value> = transactions.iter().flat_map(|transaction| &transaction.logs).collect();
+        self.send_file(&json!({"chainId": CHAIN, "logs": logs})).await
+    }
+
+    /// Sends message bodies as they are to `mint`, `purchase`, `refund` or `nudge`.
+    pub async fn send_bodies(&self, queue: &str, bodies: &[String]) -> Result<(), AnyError> {
+        let source = format!("arn:aws:sqs:us-east-1:000000000000:usher-{queue}");
+        let records: Vec<_> = bodies.iter().map(|body| json!({"eventSourceARN": source, "body": body})).collect();
+        self.send_file(&json!({"Records": records})).await
+    }
+
+    /// Asks the sweep to look at an event, as the clock does every minute.
+    pub async fn nudge(&self, event: &EventKey) -> Result<(), AnyError> {
+        self.send_bodies("nudge", &[json!({"event": event}).to_string()]).await
+    }
+
+    async fn send_file(&self, content: &Value) -> Result<(), AnyError> {
+        let file = tempfile::NamedTempFile::new()?;
+        fs::write(file.path(), content.to_string())?;
+        let path = file.path().to_str().ok_or("the temporary folder's name is no UTF-8")?;
+        self.run::<Value>(&["send", path]).await?;
+        Ok(())
+    }
+
+    /// Shows the rooms.
+    pub async fn rooms(&self) -> Result<Report, AnyError> {
+        self.run(&["rooms"]).await
+    }
+
+    /// Runs a command of `usher`'s against the stack and reads its JSON.
+    async fn run<T: DeserializeOwned>(&self, arguments: &[&str]) -> Result<T, AnyError> {
+        let mut command = tokio::process::Command::new(&self.usher);
+        command.args(arguments).args(["--json", "--table", "usher"]);
+        command.args(["--dynamodb-url", &self.ready.dynamodb_url, "--sqs-url", &self.ready.sqs_url]);
+        let output = timeout(PATIENCE, command.kill_on_drop(true).output()).await??;
+        if !output.status.success() {
+            return Err(format!("usher {arguments:?}: {}", String::from_utf8_lossy(&output.stderr)).into());
+        }
+        Ok(serde_json::from_slice(&output.stdout)?)
+    }
+
+    /// Awaits the moment from which `look` finds something.
+    pub async fn until<T>(
+        &self,
+        what: &str,
+        mut look: impl AsyncFnMut() -> Result<Option<T>, AnyError>,
+    ) -> Result<T, AnyError> {
+        let deadline = Instant::now() + PATIENCE;
+        let mut ticks = interval(POLL_EVERY);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        while Instant::now() < deadline {
+            ticks.tick().await;
+            if let Some(found) = look().await? {
+                return Ok(found);
+            }
+        }
+        let report: Value = self.run(&["rooms"]).await?;
+        Err(format!("not within {PATIENCE:?}: {what}; the rooms: {report:#}").into())
+    }
+
+    /// The same, with the event nudged all the while.
+    pub async fn nudged_until<T>(
+        &self,
+        event: &EventKey,
+        what: &str,
+        mut look: impl AsyncFnMut() -> Result<Option<T>, AnyError>,
+    ) -> Result<T, AnyError> {
+        let mut nudge_at = Instant::now();
+        self.until(what, async || {
+            if Instant::now() >= nudge_at {
+                self.nudge(event).await?;
+                nudge_at = Instant::now() + NUDGE_EVERY;
+            }
+            look().await
+        })
+        .await
+    }
+
+    /// Awaits that the event has one room and exactly these people sit in it beside usher, each with so many devices;
+    /// returns the room's id.
+    pub async fn until_seated(&self, event: &EventKey, people: &[(&SdkClient, usize)]) -> Result<String, AnyError> {
+        let wanted = self.seats(people);
+        self.until(&format!("{wanted:?} seated"), async || self.is_seated(event, &wanted).await).await
+    }
+
+    /// The same, with the event nudged all the while.
+    pub async fn nudged_until_seated(
+        &self,
+        event: &EventKey,
+        people: &[(&SdkClient, usize)],
+    ) -> Result<String, AnyError> {
+        let wanted = self.seats(people);
+        self.nudged_until(event, &format!("{wanted:?} seated"), async || self.is_seated(event, &wanted).await).await
+    }
+
+    fn seats(&self, people: &[(&SdkClient, usize)]) -> BTreeMap<String, usize> {
+        let usher = (self.ready.inbox_id.clone(), 1);
+        people.iter().map(|(person, devices)| (person.inbox_id().to_owned(), *devices)).chain([usher]).collect()
+    }
+
+    async fn is_seated(&self, event: &EventKey, wanted: &BTreeMap<String, usize>) -> Result<Option<String>, AnyError> {
+        let report = self.rooms().await?;
+        let Some(event) = report.event(event).filter(|event| event.is_converged()) else { return Ok(None) };
+        let Some([room]) = event.current().map(|incarnation| &incarnation.rooms[..]) else { return Ok(None) };
+        let Some(status) = &room.status else { return Ok(None) };
+        let seats = status.seats.iter().map(|seat| (seat.inbox.clone(), seat.installations));
+        Ok((seats.collect::<BTreeMap<_, _>>() == *wanted).then(|| room.group.clone()))
+    }
+
+    /// Why each wallet of the event waits.
+    pub async fn waiting(&self, event: &EventKey) -> Result<BTreeMap<String, String>, AnyError> {
+        let report = self.rooms().await?;
+        let waiting = report.event(event).and_then(EventReport::current).map(|incarnation| &incarnation.waiting);
+        let rows = waiting.into_iter().flatten();
+        Ok(rows.map(|waiting| (waiting.wallet.clone(), waiting.reason.clone())).collect())
+    }
+}
+
+impl Drop for DevStack {
+    fn drop(&mut self) {
+        drop(Stopped(self.process.take()));
+    }
+}
+
+/// Stops the stack in its own time: its functions are its children.
+struct Stopped(Option<Child>);
+
+impl Drop for Stopped {
+    fn drop(&mut self) {
+        let Some(mut process) = self.0.take() else { return };
+        let pid = Pid::from_child(&process);
+        kill_process(pid, Signal::TERM).ok();
+        let (sender, ended) = mpsc::channel();
+        thread::spawn(move || sender.send(process.wait()));
+        if ended.recv_timeout(STOP_PATIENCE).is_err() {
+            kill_process(pid, Signal::KILL).ok();
+        }
+    }
+}
+
+/// Prints the stack's log from a thread, whose output the test harness keeps for failures like the test's own.
+#[expect(clippy::print_stderr, reason = "the harness shows it when the test fails")]
+fn show(log: impl std::io::Read + Send + 'static) {
+    thread::spawn(move || {
+        for line in BufReader::new(log).lines().map_while(Result::ok) {
+            eprintln!("{line}");
+        }
+    });
+}
+
+/// The folder of the binaries of the profile that this test was built with.
+fn binaries() -> Result<PathBuf, AnyError> {
+    let test = env::current_exe()?;
+    let folder = test.parent().and_then(Path::parent).ok_or("the test lies in no target folder")?;
+    let missing: BTreeSet<_> = BINARIES.into_iter().filter(|name| !folder.join(name).is_file()).collect();
+    if missing.is_empty() {
+        return Ok(folder.to_owned());
+    }
+    let release = if folder.ends_with("release") { " --release" } else { "" };
+    Err(format!("{} has no {missing:?}: run `cargo build --bins{release}` first", folder.display()).into())
+}
