@@ -214,7 +214,7 @@ const streams = {
   conversations: { open: (conversations, options) => conversations.stream(options), read: ({ id }) => id },
 };
 
-async function stream({ client, kind }) {
+async function stream({ client, kind, consent }) {
   const held = clientOf({ client });
   const { open, read } = oneOf(streams, kind);
   if (held.streams.has(kind)) throw new Error(`client ${client} streams ${kind} already`);
@@ -226,6 +226,7 @@ async function stream({ client, kind }) {
     onValue: (value) => event({ value: read(value) }),
     onError,
     retryOnFail: false,
+    ...(consent && { consentStates: wantedConsent({ consent }) }),
   });
   opening = false;
   if (failures.length) throw failures[0];

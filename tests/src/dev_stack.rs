@@ -12,11 +12,14 @@ use std::{
     time::Duration,
 };
 
+use alloy_primitives::Address;
+use aws_sdk_sqs::types::QueueAttributeName;
 use rustix::process::{Pid, Signal, kill_process};
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{Value, json};
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 use usher_domain::EventKey;
+use usher_localnet::aws::sqs_client;
 
 use crate::{
     haus::{CHAIN, Transaction},
@@ -40,6 +43,7 @@ pub struct DevStack {
     /// What the stack said when it was ready.
     pub ready: Ready,
     usher: PathBuf,
+    sqs: aws_sdk_sqs::Client,
     process: Option<Child>,
 }
 
@@ -50,6 +54,10 @@ pub struct Ready {
     pub xmtp_url: String,
     /// usher's inbox.
     pub inbox_id: String,
+    /// usher's wallet.
+    pub wallet: Address,
+    /// The queues' URLs; a dead-letter queue's name ends in `-dlq`.
+    pub queues: BTreeMap<String, String>,
     dynamodb_url: String,
     sqs_url: String,
 }
@@ -164,7 +172,8 @@ impl DevStack {
         let line = timeout(PATIENCE, first_line).await.map_err(|_| "`usher dev` was not ready in time")??;
         let line = line.ok_or("`usher dev` ended before it was ready")??;
         let ready: Ready = serde_json::from_str(&line)?;
-        Ok(Self { sdk: NodeSdk::start(&ready.xmtp_url)?, ready, usher, process: stopped.0.take() })
+        let (sdk, sqs) = (NodeSdk::start(&ready.xmtp_url)?, sqs_client(&ready.sqs_url));
+        Ok(Self { sdk, ready, usher, sqs, process: stopped.0.take() })
     }
 
     /// The person whose wallet has this number, on a new device.
@@ -213,6 +222,35 @@ impl DevStack {
             return Err(format!("usher {arguments:?}: {}", String::from_utf8_lossy(&output.stderr)).into());
         }
         Ok(serde_json::from_slice(&output.stdout)?)
+    }
+
+    /// Awaits that every fact sent so far was handled.
+    pub async fn until_handled(&self) -> Result<(), AnyError> {
+        self.until("the queues of facts empty", async || {
+            for queue in ["mint", "purchase", "refund"] {
+                if self.messages_in(queue).await? > 0 {
+                    return Ok(None);
+                }
+            }
+            Ok(Some(()))
+        })
+        .await
+    }
+
+    /// How many messages of a queue are not handled yet, those in flight included.
+    pub async fn messages_in(&self, queue: &str) -> Result<u64, AnyError> {
+        let url = self.ready.queues.get(queue).ok_or("there is no such queue")?;
+        let counts = [
+            QueueAttributeName::ApproximateNumberOfMessages,
+            QueueAttributeName::ApproximateNumberOfMessagesNotVisible,
+        ];
+        let request = self.sqs.get_queue_attributes().queue_url(url).set_attribute_names(Some(counts.to_vec()));
+        let answer = request.send().await?.attributes.ok_or("the queue has no attributes")?;
+        let mut messages = 0;
+        for count in counts {
+            messages += answer.get(&count).ok_or("a count is missing")?.parse::<u64>()?;
+        }
+        Ok(messages)
     }
 
     /// Awaits the moment from which `look` finds something.

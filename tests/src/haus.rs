@@ -65,7 +65,7 @@ sol! {
 #[derive(Debug, Clone)]
 pub struct Event {
     /// Its number; they start at 0.
-    pub id: u64,
+    pub id: U256,
     /// Who minted it.
     pub creator: Address,
     /// Its ticket contract.
@@ -80,12 +80,13 @@ impl Event {
     /// Jazz by `creator`, with a kiosk of its own.
     pub fn new(id: u64, creator: Address) -> Self {
         let kiosk = Address::from_word(keccak256(format!("kiosk {id} of {creator}")));
+        let id = U256::from(id);
         Self { id, creator, kiosk, art_category: "Jazz".to_owned(), metadata_uri: "ipfs://metadata".to_owned() }
     }
 
     /// What usher calls it.
     pub fn key(&self) -> EventKey {
-        EventKey { chain: CHAIN, factory: FACTORY, event_id: U256::from(self.id) }
+        EventKey { chain: CHAIN, factory: FACTORY, event_id: self.id }
     }
 }
 
@@ -98,7 +99,7 @@ pub struct Chain {
 impl Chain {
     /// `createEventAndDelegate`, which the haus UI calls.
     pub fn mint(&mut self, event: &Event) -> Transaction {
-        let (id, creator) = (U256::from(event.id), event.creator);
+        let (id, creator) = (event.id, event.creator);
         let (start, end) = (U256::from(START_S), U256::from(START_S + 7200));
         let created = Factory::EventCreated {
             eventId: id,

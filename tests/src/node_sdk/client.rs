@@ -255,17 +255,24 @@ impl SdkClient {
     /// `streamAllMessages`: syncs everything, then delivers new messages of all conversations, also of groups that
     /// the client is added to later.
     pub async fn stream_messages(&self) -> Result<SdkStream<Message>, SdkError> {
-        self.stream("messages").await
+        self.stream("messages", &[]).await
+    }
+
+    /// The same, of the conversations with one of these consent states.
+    pub async fn stream_messages_of(&self, consent: &[Consent]) -> Result<SdkStream<Message>, SdkError> {
+        self.stream("messages", consent).await
     }
 
     /// `conversations.stream`: delivers the ids of new conversations.
     pub async fn stream_conversations(&self) -> Result<SdkStream<String>, SdkError> {
-        self.stream("conversations").await
+        self.stream("conversations", &[]).await
     }
 
-    async fn stream<T>(&self, kind: &'static str) -> Result<SdkStream<T>, SdkError> {
+    async fn stream<T>(&self, kind: &'static str, consent: &[Consent]) -> Result<SdkStream<T>, SdkError> {
         let deliveries = self.driver.route(self.client, kind);
-        self.call::<()>("stream", json!({"kind": kind})).await?;
+        let mut params = with_consent(consent);
+        params["kind"] = json!(kind);
+        self.call::<()>("stream", params).await?;
         Ok(SdkStream { driver: self.driver.clone(), client: self.client, kind, deliveries, item: PhantomData })
     }
 }

@@ -57,18 +57,17 @@ impl Draft<'_> {
         if newest != member.stored_sequence_id {
             return None;
         }
-        let key_package = |id: &InstallationId| self.input.key_packages.get(id).unwrap_or(&KeyPackageView::Unknown);
-        let usable = |id: &InstallationId| matches!(key_package(id), KeyPackageView::Usable { .. });
+        let usable =
+            |id: &InstallationId| matches!(self.input.key_packages.get(id), Some(KeyPackageView::Usable { .. }));
         let (present, absent): (BTreeSet<InstallationId>, BTreeSet<InstallationId>) =
             installations.iter().partition(|id| member.leaves.contains(*id));
 
         // Nothing may be lost on the way: every device there is must be able to come back, and nothing be in doubt.
-        let leaves = room.view.leaves();
-        let told = absent.iter().all(|id| *key_package(id) != KeyPackageView::Unknown && !leaves.contains(id));
-        let may_leave = room.super_admin() || !room.lists(inbox);
-        let comes_back = Change::arrival(self.input, &BTreeSet::new(), inbox)
+        let without = &room.view.leaves() - &member.leaves;
+        let comes_back = Change::arrival(self.input, &without, inbox)
             .is_ok_and(|change| can_be_sent(self.input, Load::of(&room.view), &change));
-        if present.iter().all(usable) && told && may_leave && comes_back && absent.iter().any(usable) {
+        let may_leave = room.super_admin() || !room.lists(inbox);
+        if present.iter().all(usable) && absent.iter().any(usable) && comes_back && may_leave {
             return Some(Repair::Readmit);
         }
         let damaged = room.view.damaged.contains(inbox) && room.super_admin();

@@ -166,6 +166,14 @@ fn rooms_in_doubt() {
             "",
         ),
         scenario(
+            "nor is anybody taken out of one of two rooms that may lose the other seat just now",
+            with(World::new(&[3], vec![Room::new(0xa0).with(&[2, 3]), Room::new(0xa1).with(&[2, 3])]), |world| {
+                world.rooms[0].pending_commit = true
+            }),
+            "a0a0a0a0: settle\n",
+            "",
+        ),
+        scenario(
             "an admin can still add and remove, not appoint",
             with(World::new(&[3, 4], vec![Room::new(0xa0).with(&[2, 3])]), |world| {
                 world.rooms[0].super_admins = [inbox(CREATOR)].into();

@@ -38,6 +38,16 @@ fn a_room_from_the_mint_to_the_first_guests() {
             "",
         ),
         scenario(
+            "not while the network is silent about the wallet that may give it",
+            with(settled(&[3]), |world| {
+                world.claims.owner = Some(wallet(4));
+                world.claims.answers.remove(&wallet(4));
+                world.rooms[0].admins.insert(inbox(3));
+            }),
+            "",
+            "",
+        ),
+        scenario(
             "widened policies are put back, the name is cut to what members accept",
             with(settled(&[]), |world| {
                 world.rooms[0].policies_ok = false;
@@ -316,6 +326,31 @@ fn repairs() {
             with(failed(3, usable()), |world| _ = world.key_packages.insert(device(3, 1), unusable())),
             "",
             "",
+        ),
+        scenario(
+            "nobody knows about one of three",
+            with(failed(3, usable()), |world| {
+                let log = world.logs.get_mut(&inbox(3)).unwrap();
+                log.insert(20, [1, 2, 3].map(|k| device(3, k)).into());
+                world.rooms[0].failed.insert(device(3, 3));
+            }),
+            "",
+            "",
+        ),
+        scenario(
+            "the commit that brings it back could not be sent",
+            with(failed(3, usable()), |world| world.limits.commit_bytes = 18_500),
+            "",
+            "",
+        ),
+        scenario(
+            "usher may not take the role that is in the way",
+            with(failed(CREATOR, usable()), |world| {
+                world.rooms[0].super_admins.clear();
+                world.rooms[0].admins.insert(inbox(USHER));
+            }),
+            "! a0a0a0a0: usher is not a super admin\n",
+            "! a0a0a0a0: usher is not a super admin\n",
         ),
         scenario(
             "it was tried lately",
