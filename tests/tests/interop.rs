@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use usher_tests::{
     dev_stack::DevStack,
     haus::{Chain, Event},
-    node_sdk::{Consent, MetadataField, Preset, SdkClient, SdkError, Wallet},
+    node_sdk::{Consent, MetadataField, Preset, RoleChange, SdkClient, SdkError, Wallet},
     world::AnyError,
 };
 
@@ -55,7 +55,9 @@ async fn enter(person: &SdkClient, room: &str) -> Outcome {
 
 /// The person sees being out.
 async fn assert_out(person: &SdkClient, room: &str) -> Outcome {
-    assert!(!person.synced(room).await?.is_active);
+    // A room that it is out of already it does not sync.
+    person.sync_all(&[Consent::Unknown, Consent::Allowed]).await?;
+    assert!(!person.conversation(room).await?.is_active);
     assert_refused(person.send_text(room, "let me in").await);
     Ok(())
 }
@@ -133,7 +135,7 @@ async fn a_room_follows_its_tickets() -> Outcome {
     creator.send_text(&room, "alone").await?;
     for person in [&alice, &alices_laptop, &bob, &cem] {
         assert_out(person, &room).await?;
-        assert!(!read(person, &room).await?.contains(&"alone".to_owned()));
+        assert!(!person.texts(&room).await?.contains(&"alone".to_owned()));
     }
     assert!(!bob.texts(&room).await?.contains(&"instead of Bob".to_owned()));
 
@@ -150,6 +152,38 @@ async fn a_room_follows_its_tickets() -> Outcome {
     assert_eq!(read(&dana, &room).await?, ["new here", "new here"], "nobody reads what was before him");
     assert_out(&alice, &room).await?;
     assert_outside(&outsider).await
+}
+
+/// Clients publish commits that the policies forbid, and from the same epoch, with the same keys, ones that they allow.
+#[tokio::test]
+async fn forbidden_commits_split_nobody_off() -> Outcome {
+    let (stack, mut chain, event) = scene().await?;
+    let key = event.key();
+    let (creator, alice, bob) = (stack.person(CREATOR).await?, stack.person(ALICE).await?, stack.person(BOB).await?);
+    let (guest, dana) = (stack.person(CEM).await?, stack.person(DANA).await?);
+    let purchases = [chain.purchase(&event, 1, wallet(ALICE)), chain.purchase(&event, 2, wallet(BOB))];
+    stack.send(&[&[chain.mint(&event)], &purchases[..]].concat()).await?;
+    let room = stack.until_seated(&key, &[(&creator, 1), (&alice, 1), (&bob, 1)]).await?;
+    for person in [&creator, &alice, &bob] {
+        enter(person, &room).await?;
+        person.send_text(&room, "hello").await?;
+    }
+
+    let super_admin = creator.change_role(&room, creator.inbox_id(), RoleChange::AddSuperAdmin);
+    assert_refused(super_admin.await);
+    creator.add_members(&room, &[guest.inbox_id()]).await?;
+    stack.nudged_until_seated(&key, &[(&creator, 1), (&alice, 1), (&bob, 1), (&guest, 1)]).await?;
+
+    stack.send(&[chain.refund(&event, 2, wallet(BOB)), chain.purchase(&event, 3, wallet(DANA))]).await?;
+    stack.until_handled().await?;
+    stack.until_seated(&key, &[(&creator, 1), (&alice, 1), (&guest, 1), (&dana, 1)]).await?;
+    assert_out(&bob, &room).await?;
+    enter(&dana, &room).await?;
+    dana.send_text(&room, "hello to you").await?;
+    for person in [&alice, &creator] {
+        assert_eq!(read(person, &room).await?.last().map(String::as_str), Some("hello to you"));
+    }
+    Ok(())
 }
 
 #[tokio::test]
@@ -440,7 +474,8 @@ async fn bad_input_harms_nothing_beside_it() -> Outcome {
         created(&event, chain)
     };
     let truncated = other["data"].as_str().map(|data| data[..130].to_owned());
-    let moved = chain.transfer(&event, 7, wallet(ALICE), wallet(BOB)).logs.remove(0);
+    let mut moved = || chain.transfer(&event, 7, wallet(ALICE), wallet(BOB)).logs.remove(0);
+    let (moved, short, nowhere) = (moved(), moved(), moved());
     let parked = [
         "{\"chainId\": 31337, \"log\": {".to_owned(),
         "no JSON at all".to_owned(),
@@ -454,8 +489,8 @@ async fn bad_input_harms_nothing_beside_it() -> Outcome {
         body(31337, &long(|event| event.metadata_uri = "m".repeat(100_000), &mut chain)),
         body(31337, &long(|event| event.creator = Address::ZERO, &mut chain)),
         body(31337, &long(|event| event.kiosk = Address::ZERO, &mut chain)),
-        body(31337, &with(&moved, "topics", json!(moved["topics"].as_array().map(|topics| &topics[..3])))),
-        body(31337, &with(&moved, "blockNumber", json!("0xzz"))),
+        body(31337, &with(&short, "topics", json!(short["topics"].as_array().map(|topics| &topics[..3])))),
+        body(31337, &with(&nowhere, "blockNumber", json!("0xzz"))),
     ];
     let stranger = address!("00000000000000000000000000000000000000fa");
     let harmless = [

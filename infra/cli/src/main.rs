@@ -55,7 +55,7 @@ async fn main() -> ExitCode {
     }
 }
 
-/// To the person at the terminal; what a program may read goes to [`print`].
+/// To the person at the terminal; what a program may read goes to [`print()`].
 #[expect(clippy::print_stderr, reason = "this is a command's way to speak")]
 fn say(text: &str) {
     eprintln!("{text}");

@@ -1,5 +1,7 @@
 //! What the real SDK sees of our DynamoDB.
 
+#![expect(clippy::unwrap_used, reason = "a helper that panics fails its test")]
+
 use aws_sdk_dynamodb::{
     Client,
     types::{AttributeDefinition, AttributeValue, BillingMode, KeySchemaElement, KeyType, ScalarAttributeType},

@@ -1,5 +1,7 @@
 //! Functions run as Lambda runs them: a real `lambda_runtime` binary against our Runtime API.
 
+#![expect(clippy::unwrap_used, reason = "a helper that panics fails its test")]
+
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use aws_sdk_sqs::{

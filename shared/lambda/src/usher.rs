@@ -3,6 +3,7 @@
 use std::{fmt, io, path::PathBuf, sync::Arc, time::Duration};
 
 use aws_config::{BehaviorVersion, timeout::TimeoutConfig};
+use aws_smithy_http_client::tls;
 use tokio::sync::OnceCell;
 use usher_chain::Chains;
 use usher_domain::ports::{Clock, Randomness};
@@ -121,7 +122,11 @@ impl AwsClients {
             .operation_attempt_timeout(AWS_ATTEMPT_TIMEOUT)
             .operation_timeout(AWS_TIMEOUT)
             .build();
-        let config = aws_config::defaults(BehaviorVersion::latest()).timeout_config(timeouts).load().await;
+        let https = aws_smithy_http_client::Builder::new()
+            .tls_provider(tls::Provider::Rustls(tls::rustls_provider::CryptoMode::Ring))
+            .build_https();
+        let config =
+            aws_config::defaults(BehaviorVersion::latest()).http_client(https).timeout_config(timeouts).load().await;
         Self {
             dynamodb: aws_sdk_dynamodb::Client::new(&config),
             sqs: aws_sdk_sqs::Client::new(&config),

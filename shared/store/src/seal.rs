@@ -170,3 +170,52 @@ pub(crate) fn open(
     let written = zstd::bulk::decompress_to_buffer(frame, plaintext.as_mut_slice()).map_err(|_| Broken::Tampered)?;
     if written == length { Ok(plaintext) } else { Err(Broken::Tampered) }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn a_chunk_is_bound_to_every_field_of_its_label_and_its_place() {
+        let label = |deployment: &str, owner: &str, version, write_id: &str| Label {
+            deployment: deployment.into(),
+            owner: owner.into(),
+            part: "state",
+            version,
+            write_id: write_id.into(),
+        };
+        let bound = [
+            label("d", "o", 1, "w").chunk(0, 2),
+            label("d", "o", 1, "w").chunk(0, 1),
+            label("d", "o", 1, "w").chunk(1, 2),
+            label("e", "o", 1, "w").chunk(0, 2),
+            label("d", "p", 1, "w").chunk(0, 2),
+            label("d", "o", 2, "w").chunk(0, 2),
+            label("d", "o", 1, "x").chunk(0, 2),
+            label("do", "", 1, "w").chunk(0, 2),
+            Label { part: "other", ..label("d", "o", 1, "w") }.chunk(0, 2),
+        ];
+        assert_eq!(bound.iter().collect::<BTreeSet<_>>().len(), bound.len());
+    }
+
+    #[test]
+    fn a_frame_longer_than_it_claims_is_refused() {
+        let (key, label) = (
+            [1; 32],
+            Label { deployment: "d".into(), owner: "o".into(), part: "state", version: 1, write_id: "w".into() },
+        );
+        let sealed = seal(&key, [2; 32], &label, &[7; 100]).unwrap();
+        assert_eq!(*open(&key, &label, &sealed.header, &sealed.chunks).unwrap(), [7; 100]);
+        // Somebody with the key seals a frame of 100 bytes under another length.
+        for (length, refusal) in [(99_u64, Broken::Tampered), (101, Broken::Tampered), (u64::MAX, Broken::TooLarge)] {
+            let (cipher, _) = derive(&key, &sealed.header.salt, &label);
+            let frame = zstd::bulk::compress(&[7; 100], ZSTD_LEVEL).unwrap();
+            let text = [length.to_le_bytes().as_slice(), &frame].concat();
+            let payload = Payload { msg: &text, aad: &label.chunk(0, 1) };
+            let chunk = cipher.encrypt(Nonce::from_slice(&nonce(0)), payload).unwrap();
+            assert_eq!(open(&key, &label, &sealed.header, &[chunk]).unwrap_err(), refusal, "{length}");
+        }
+    }
+}

@@ -131,6 +131,7 @@ async fn kms_binds_keys_to_deployment_and_owner() {
         .credentials_provider(Credentials::new("test", "test", None, None, "test"))
         .retry_config(RetryConfig::disabled())
         .endpoint_url(endpoint)
+        .http_client(aws_smithy_http_client::Builder::new().build_http())
         .build();
     let keys_of =
         |deployment| KmsDataKeys::new(aws_sdk_kms::Client::from_conf(config.clone()), "alias/usher", deployment);

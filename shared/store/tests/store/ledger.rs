@@ -15,8 +15,8 @@ use usher_store::{
 };
 
 use crate::support::{
-    ALICE, BOB, Fault, Faulty, KIOSK, NOW_MS, at, event, kiosk, mint, mint_of, on_both, refunded, retracted, sold,
-    store, transfer,
+    ALICE, BOB, Fault, Faulty, KIOSK, Meanwhile, NOW_MS, at, event, kiosk, mint, mint_of, on_both, refunded, retracted,
+    sold, store, transfer,
 };
 
 const ZERO: Address = Address::ZERO;
@@ -226,6 +226,36 @@ async fn events_that_share_a_kiosk_are_all_due_and_the_first_owns_it() {
     assert_eq!(store.record(&[transfer(7, at(10, 0, 10), ZERO, ALICE)]).await.due, [event(0), event(5)].into());
     assert_eq!(store.record(&[retracted(&early)]).await.due, [event(0), event(5)].into());
     assert_eq!(store.kiosk_owner(&kiosk()).await.unwrap(), Some(event(5)));
+    for (id, generation) in [(0, 3), (5, 4)] {
+        assert_eq!(store.event(&event(id)).await.unwrap().unwrap().generation, generation, "event {id}");
+    }
+}
+
+#[tokio::test]
+async fn an_event_that_announces_the_kiosk_meanwhile_learns_of_the_sale() {
+    let table = Arc::new(MemoryTable::new());
+    let calm = store(table.clone());
+    calm.record(&[mint()]).await;
+    let announced = {
+        let calm = calm.clone();
+        async move { drop(calm.record(&[mint_of(5, at(9, 0, 9), BOB, KIOSK)]).await) }
+    };
+    let recorded = store(Meanwhile::new(table, announced)).record(&[transfer(7, at(2, 0, 2), ZERO, ALICE)]).await;
+    assert_eq!((words(&recorded.outcomes), recorded.due), (vec!["new"], [event(0), event(5)].into()));
+    assert_eq!(calm.event(&event(5)).await.unwrap().unwrap().generation, 2, "its mint and the sale");
+}
+
+#[tokio::test]
+async fn a_fact_does_not_wait_for_a_kiosk_announced_meanwhile() {
+    let table = Arc::new(MemoryTable::new());
+    let calm = store(table.clone());
+    let minted = {
+        let calm = calm.clone();
+        async move { drop(calm.record(&[mint()]).await) }
+    };
+    let recorded = store(Meanwhile::new(table, minted)).record(&[transfer(7, at(2, 0, 2), ZERO, ALICE)]).await;
+    assert_eq!(words(&recorded.outcomes), ["new"]);
+    assert_eq!(holders(&calm).await, [(7, Some(ALICE))]);
 }
 
 fn any_fact() -> impl Strategy<Value = Fact> {

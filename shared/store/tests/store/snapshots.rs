@@ -75,6 +75,9 @@ async fn what_is_saved_is_loaded_small_or_large() {
         assert!(*elsewhere.claim(&ROOM, 2).await.unwrap().unwrap().plaintext == states[5]);
         assert!(chunk_keys(&table, &ROOM).await.is_empty(), "pruned by who claims");
         assert_eq!(elsewhere.load(&Owner::Account).await.unwrap(), None);
+        let clear = crate::support::store(table);
+        assert_eq!(clear.status(&ROOM).await.unwrap().as_deref(), Some("epoch 3"));
+        assert_eq!(clear.status(&Owner::Account).await.unwrap(), None);
     })
     .await;
 }

@@ -11,6 +11,7 @@ use std::{
 use alloy_primitives::{Address, B256, U256};
 use async_trait::async_trait;
 use aws_sdk_dynamodb::config::{BehaviorVersion, Credentials, Region, retry::RetryConfig};
+use futures::future::BoxFuture;
 use rand::{RngCore, SeedableRng, rngs::StdRng};
 use tokio::{net::TcpListener, sync::oneshot};
 use usher_domain::{
@@ -96,6 +97,7 @@ pub(crate) fn client(endpoint: &str) -> aws_sdk_dynamodb::Client {
         .credentials_provider(Credentials::new("test", "test", None, None, "test"))
         .retry_config(RetryConfig::disabled())
         .endpoint_url(endpoint)
+        .http_client(aws_smithy_http_client::Builder::new().build_http())
         .build();
     aws_sdk_dynamodb::Client::from_conf(config)
 }
@@ -171,6 +173,45 @@ impl<T: Table> Faulty<T> {
             Fault::AnswerLostAt(at) if at == number => Err(no_answer()),
             _ => first,
         }
+    }
+}
+
+/// A table on which something else happens just before the first transaction.
+pub(crate) struct Meanwhile<T> {
+    inner: T,
+    other: Mutex<Option<BoxFuture<'static, ()>>>,
+}
+
+impl<T: Table> Meanwhile<T> {
+    pub(crate) fn new(inner: T, other: impl Future<Output = ()> + Send + 'static) -> Self {
+        Self { inner, other: Mutex::new(Some(Box::pin(other))) }
+    }
+}
+
+#[async_trait]
+impl<T: Table> Table for Meanwhile<T> {
+    async fn get(&self, key: &Key) -> Result<Option<Item>, TableError> {
+        self.inner.get(key).await
+    }
+
+    async fn query(&self, query: &Query) -> Result<Vec<Item>, TableError> {
+        self.inner.query(query).await
+    }
+
+    async fn due(&self, shard: &str, until_ms: u64, limit: usize) -> Result<Vec<Item>, TableError> {
+        self.inner.due(shard, until_ms, limit).await
+    }
+
+    async fn write(&self, write: &Write) -> Result<Item, TableError> {
+        self.inner.write(write).await
+    }
+
+    async fn transact(&self, writes: &[Write]) -> Result<(), TableError> {
+        let other = self.other.lock().unwrap().take();
+        if let Some(other) = other {
+            other.await;
+        }
+        self.inner.transact(writes).await
     }
 }
 

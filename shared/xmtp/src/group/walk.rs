@@ -219,8 +219,9 @@ impl Group {
         if content_type == ContentType::Commit && epoch != self.epoch() {
             return skipped(format!("a commit for epoch {epoch} in epoch {}", self.epoch()));
         }
-        // Decrypting uses up the sender's ratchet; a commit that cannot be decided now must be decryptable again.
-        let before = (content_type == ContentType::Commit).then(|| self.provider.values());
+        // Decrypting uses up a generation of the sender's ratchet. libxmtp takes that back unless the message counts,
+        // on both sides: from a refused commit's generation its sender may next make a valid one.
+        let before = self.provider.values();
         let processed = match self.mls.process_message(&self.provider, ProtocolMessage::from(private)) {
             Ok(processed) => processed,
             Err(error) if is_lifetime(&error) => {
@@ -228,7 +229,10 @@ impl Group {
                 self.lose(Lost::Unfollowable(format!("commit {}: {error}", message.id)));
                 return Ok(Step::Nothing);
             }
-            Err(error) => return skipped(error.to_string()),
+            Err(error) => {
+                self.restore(before);
+                return skipped(error.to_string());
+            }
         };
         let sender = processed.sender().clone();
         let credential = processed.credential().clone();
@@ -249,8 +253,8 @@ impl Group {
             }
             ProcessedMessageContent::StagedCommitMessage(staged) => {
                 let decided = self.decide(message, &sender, *staged, network, identities, events).await;
-                if decided.is_err() {
-                    self.restore(before.expect("kept for commits"));
+                if !matches!(decided, Ok(Step::Moved(Event::Committed(_)))) {
+                    self.restore(before);
                 }
                 decided
             }
