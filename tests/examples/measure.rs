@@ -54,9 +54,9 @@ impl Room {
     async fn change(&mut self, add: &[InboxId], remove: &[InboxId]) -> Result<Duration, AnyError> {
         let began = Instant::now();
         let mut identities = Identities::default();
-        let (add, remove): (BTreeSet<_>, BTreeSet<_>) = (add.iter().cloned().collect(), remove.iter().cloned().collect());
-        let change =
-            self.group.membership_change(&self.account, &self.network, &mut identities, &add, &remove).await?;
+        let (add, remove): (BTreeSet<_>, BTreeSet<_>) =
+            (add.iter().cloned().collect(), remove.iter().cloned().collect());
+        let change = self.group.membership_change(&self.account, &self.network, &mut identities, &add, &remove).await?;
         self.group.stage_membership(&self.account, &self.network, &mut identities, change).await?;
         self.store().await?;
         let commit = self.group.pending_commit(&self.account, &SystemClock).ok_or("a commit is pending")?;
@@ -116,7 +116,10 @@ async fn main() -> Result<(), AnyError> {
         };
         println!(
             "| {size} | {:.1} KB | {:.1} ms | {:.1} ms | {:.1} ms |",
-            sealed as f64 / 1e3, ms(&mut adds), ms(&mut removes), ms(&mut tens),
+            sealed as f64 / 1e3,
+            ms(&mut adds),
+            ms(&mut removes),
+            ms(&mut tens),
         );
     }
     Ok(())

@@ -115,12 +115,25 @@ impl Chain {
             (FACTORY, log(&Erc721::Transfer { from: Address::ZERO, to: creator, tokenId: id })),
             (FACTORY, log(&Erc721::MetadataUpdate { tokenId: id })),
             (event.kiosk, log(&Erc721::OwnershipTransferred { previousOwner: Address::ZERO, newOwner: creator })),
-            (DISTRIBUTOR, log(&Distributor::EventRegistered {
-                eventId: id, creator, first: U256::from(80), second: U256::from(20),
-            })),
-            (LIVE_TIPPING, log(&LiveTipping::EventRegistered {
-                eventId: id, creator, startDate: start, endDate: end, reservePrice: created.reservePrice,
-            })),
+            (
+                DISTRIBUTOR,
+                log(&Distributor::EventRegistered {
+                    eventId: id,
+                    creator,
+                    first: U256::from(80),
+                    second: U256::from(20),
+                }),
+            ),
+            (
+                LIVE_TIPPING,
+                log(&LiveTipping::EventRegistered {
+                    eventId: id,
+                    creator,
+                    startDate: start,
+                    endDate: end,
+                    reservePrice: created.reservePrice,
+                }),
+            ),
             (FACTORY, log(&created)),
             (EVENT_MANAGER, log(&EventManager::DelegationProxyCreated { eventId: id, proxy, delegatee: creator })),
         ])

@@ -13,11 +13,11 @@ use alloy_primitives::Address;
 use async_trait::async_trait;
 use tokio::sync::Notify;
 use usher_chain::{Chains, Reading};
-use usher_doorkeeper::{Cause, Converged, ConvergeError, Doorkeeper, NudgeError, Nudges, Parts, Policy, init_account};
 use usher_domain::{
     EventKey, Fact,
     ports::{Clock, Randomness},
 };
+use usher_doorkeeper::{Cause, ConvergeError, Converged, Doorkeeper, NudgeError, Nudges, Parts, Policy, init_account};
 use usher_localnet::{
     ambient::Ambient,
     person::Person,

@@ -122,7 +122,11 @@ async fn their_room_holds_our_client() -> Outcome {
     let mut ours = world.ours(1).await?;
     let (ana, ben) = (world.theirs(1).await?, world.theirs(2).await?);
     let our_inbox = ours.inbox()?.to_string();
-    let options = GroupOptions { name: Some("Ana's room".to_owned()), preset: Some(Preset::AdminOnly), ..GroupOptions::default() };
+    let options = GroupOptions {
+        name: Some("Ana's room".to_owned()),
+        preset: Some(Preset::AdminOnly),
+        ..GroupOptions::default()
+    };
     let name = ana.create_group(&[&our_inbox, ben.inbox_id()], &options).await?;
     let room = id(&name);
 
@@ -179,7 +183,8 @@ async fn pointers_work_both_ways() -> Outcome {
     assert_eq!(also_ours.dropped(), [] as [&str; 0]);
     assert!(also_ours.group(room)?.is_active());
 
-    let ids: Vec<String> = [&ours, &also_ours].iter().map(|person| person.inbox().map(|id| id.to_string())).collect::<Result<_, _>>()?;
+    let ids: Vec<String> =
+        [&ours, &also_ours].iter().map(|person| person.inbox().map(|id| id.to_string())).collect::<Result<_, _>>()?;
     let name = theirs[0]
         .create_group(&[&ids[0], &ids[1], theirs[1].inbox_id(), theirs[2].inbox_id()], &GroupOptions::default())
         .await?;

@@ -3,8 +3,8 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
-use usher_doorkeeper::Converged;
 use usher_domain::EventKey;
+use usher_doorkeeper::Converged;
 use usher_localnet::person::Person;
 use usher_tests::world::{AnyError, World, sample_facts};
 use usher_xmtp::{GroupId, Lost, attributes};

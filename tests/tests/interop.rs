@@ -171,6 +171,7 @@ async fn forbidden_commits_split_nobody_off() -> Outcome {
 
     let super_admin = creator.change_role(&room, creator.inbox_id(), RoleChange::AddSuperAdmin);
     assert_refused(super_admin.await);
+    assert_refused(creator.remove_members(&room, &[&stack.ready.inbox_id]).await);
     creator.add_members(&room, &[guest.inbox_id()]).await?;
     stack.nudged_until_seated(&key, &[(&creator, 1), (&alice, 1), (&bob, 1), (&guest, 1)]).await?;
 
@@ -192,11 +193,7 @@ async fn what_members_and_admins_do_is_followed() -> Outcome {
     let key = event.key();
     let (creator, alice, bob) = (stack.person(CREATOR).await?, stack.person(ALICE).await?, stack.person(BOB).await?);
     let (guest, dana) = (stack.person(CEM).await?, stack.person(DANA).await?);
-    let first = [
-        chain.mint(&event),
-        chain.purchase(&event, 1, wallet(ALICE)),
-        chain.purchase(&event, 2, wallet(BOB)),
-    ];
+    let first = [chain.mint(&event), chain.purchase(&event, 1, wallet(ALICE)), chain.purchase(&event, 2, wallet(BOB))];
     stack.send(&first).await?;
     let room = stack.until_seated(&key, &[(&creator, 1), (&alice, 1), (&bob, 1)]).await?;
     for person in [&creator, &alice, &bob] {
@@ -266,7 +263,21 @@ async fn what_members_and_admins_do_is_followed() -> Outcome {
     guest.sync_conversation(&room).await?;
     guest.request_removal(&room).await?;
     stack.nudged_until_seated(&key, &[(&creator, 1), (&dana, 1), (&alice, 1)]).await?;
-    assert_out(&guest, &room).await
+    assert_out(&guest, &room).await?;
+
+    // Even the creator may leave, and the room goes on.
+    creator.sync_conversation(&room).await?;
+    creator.request_removal(&room).await?;
+    stack.nudged_until_seated(&key, &[(&dana, 1), (&alice, 1)]).await?;
+    assert_out(&creator, &room).await?;
+    assert!(dana.synced(&room).await?.admins.is_empty());
+    stack.send(&[chain.purchase(&event, 6, wallet(6))]).await?;
+    let late = stack.person(6).await?;
+    stack.nudged_until_seated(&key, &[(&dana, 1), (&alice, 1), (&late, 1)]).await?;
+    enter(&late, &room).await?;
+    late.send_text(&room, "without the creator").await?;
+    assert_eq!(read(&alice, &room).await?.last().map(String::as_str), Some("without the creator"));
+    Ok(())
 }
 
 #[tokio::test]
@@ -313,10 +324,11 @@ async fn who_has_no_inbox_waits_and_is_let_in_with_one() -> Outcome {
     stack.until_handled().await?;
     stack.until("it waits", async || Ok((stack.waiting(&key).await?.len() == 2).then_some(()))).await?;
     dana.add_account(&second).await?;
-    stack.nudged_until(&key, "it waits no more", async || {
-        Ok((stack.waiting(&key).await? == waits(&[event.kiosk])).then_some(()))
-    })
-    .await?;
+    stack
+        .nudged_until(&key, "it waits no more", async || {
+            Ok((stack.waiting(&key).await? == waits(&[event.kiosk])).then_some(()))
+        })
+        .await?;
     let still_there = [(&bob, 1), (&creator, 1), (&dana, 1)];
     stack.send(&[chain.burn(&event, 1, wallet(DANA))]).await?;
     stack.until_handled().await?;
@@ -540,7 +552,10 @@ async fn the_longest_names_and_numbers_make_rooms() -> Outcome {
     let category = |text: &str| Event { art_category: text.to_owned(), ..Event::new(0, wallet(CREATOR)) };
     let events = [
         (Event { id: U256::MAX, ..Event::new(1, wallet(CREATOR)) }, format!("Jazz #{}", U256::MAX)),
-        (Event { id: U256::from(2), kiosk: Address::repeat_byte(2), ..category(&"🎷".repeat(64)) }, format!("{} #2", "🎷".repeat(24))),
+        (
+            Event { id: U256::from(2), kiosk: Address::repeat_byte(2), ..category(&"🎷".repeat(64)) },
+            format!("{} #2", "🎷".repeat(24)),
+        ),
         (Event { id: U256::from(3), kiosk: Address::repeat_byte(3), ..category("") }, "#3".to_owned()),
     ];
     for (event, name) in &events {

@@ -53,14 +53,19 @@ impl Findings {
 
     /// The wallets by which an inbox belongs.
     pub(crate) fn wallets_of(&self, inbox: &str) -> Vec<Address> {
-        let holds = |wallet: &Address| *wallet == self.claims.creator || self.claims.holders.values().any(|h| h == wallet);
+        let holds =
+            |wallet: &Address| *wallet == self.claims.creator || self.claims.holders.values().any(|h| h == wallet);
         let mut links = self.claims.links.clone();
         for (wallet, answer) in &self.claims.answers {
             if let Answer::Linked(inbox) = answer {
                 links.insert(*wallet, inbox.clone());
             }
         }
-        links.into_iter().filter(|(wallet, of)| of.as_str() == inbox && holds(wallet)).map(|(wallet, _)| wallet).collect()
+        links
+            .into_iter()
+            .filter(|(wallet, of)| of.as_str() == inbox && holds(wallet))
+            .map(|(wallet, _)| wallet)
+            .collect()
     }
 }
 
@@ -132,9 +137,8 @@ impl<T: Table> Doorkeeper<T> {
         let network = &*self.parts.network;
         self.load_changed(claims, identities, rooms).await?;
         for (wallet, inbox) in claims.links.clone() {
-            let given_up = identities
-                .latest(&xmtp_inbox(&inbox))
-                .is_some_and(|(_, state)| !state.addresses().contains(&wallet));
+            let given_up =
+                identities.latest(&xmtp_inbox(&inbox)).is_some_and(|(_, state)| !state.addresses().contains(&wallet));
             if given_up {
                 claims.answers.insert(wallet, Answer::Unlinked);
             }
@@ -205,7 +209,10 @@ impl<T: Table> Doorkeeper<T> {
                 && rooms.iter().all(|room| {
                     let member = room.group.members().remove(inbox);
                     let trouble = room.group.damaged().contains(inbox) || room.group.stranded().contains(inbox);
-                    !trouble && member.is_some_and(|member| member.sequence_id == latest && member.installations == state.installations())
+                    !trouble
+                        && member.is_some_and(|member| {
+                            member.sequence_id == latest && member.installations == state.installations()
+                        })
                 });
             if !settled || rooms.is_empty() {
                 wanted.extend(state.installations().into_iter().map(|id| (inbox.clone(), id)));

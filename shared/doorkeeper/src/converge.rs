@@ -5,10 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use usher_domain::{
     EventKey, GroupId, InboxId, Incarnation,
     admission::{Admission, Unresolved},
-    planner::{self, Input, MemberView, MembershipCommit, RoomView, Step, WantedMetadata},
+    planner::{self, Grounds, Input, MemberView, MembershipCommit, Purpose, RoomView, Step, WantedMetadata},
 };
 use usher_store::{
-    EventRecord, Lease, Release, RoomRecord, RoomState, StoreError, Take, Table,
+    EventRecord, Lease, Release, RoomRecord, RoomState, StoreError, Table, Take,
     standing::{Mark, Marked, Standing},
     table::Write,
 };
@@ -203,8 +203,7 @@ impl<T: Table> Doorkeeper<T> {
         deadline_ms: u64,
         commits: &mut u32,
     ) -> Result<Round, ConvergeError> {
-        let records: Vec<&RoomRecord> =
-            event.rooms.iter().filter(|room| room.incarnation == incarnation).collect();
+        let records: Vec<&RoomRecord> = event.rooms.iter().filter(|room| room.incarnation == incarnation).collect();
         let mut rooms = Vec::new();
         for record in records.iter().filter(|record| record.state == RoomState::Active) {
             match self.follow(lease, record).await {
@@ -251,7 +250,7 @@ impl<T: Table> Doorkeeper<T> {
         let mut room = self.open(lease, record).await?;
         let mut events = Vec::new();
         let walked = room.group.sync(&*self.parts.network, &mut Identities::default(), &mut events).await;
-        let standing = if events.iter().any(|event| matters(event)) {
+        let standing = if events.iter().any(matters) {
             self.parts.store.standing(&record.incarnation).await?
         } else {
             Standing::default()
@@ -329,9 +328,10 @@ impl<T: Table> Doorkeeper<T> {
     fn input(&self, findings: &Findings, records: &[&RoomRecord], rooms: &[Room], live: bool) -> Input {
         let by_group: BTreeMap<GroupId, &Room> = rooms.iter().map(|room| (room.record.group, room)).collect();
         let views = records.iter().map(|record| match by_group.get(&record.group) {
-            Some(room) => view(&room.group, planner::RoomState::Active),
+            Some(room) => view(&room.group, record.unexplained_removals),
             None => {
-                let successor = records.iter().find(|other| other.succeeds == Some(record.group)).map(|other| other.group);
+                let successor =
+                    records.iter().find(|other| other.succeeds == Some(record.group)).map(|other| other.group);
                 lost_view(record.group, successor)
             }
         });
@@ -375,6 +375,7 @@ impl<T: Table> Doorkeeper<T> {
         };
         if !matches!(step, Step::Settle { .. }) {
             self.stage(account, &mut room, step, &mut findings).await?;
+            room.record.unexplained_removals += unexplained(step);
             let wallets = |inbox: &str| findings.wallets_of(inbox);
             self.save(lease, &mut room, &wallets, Vec::new()).await?;
         }
@@ -398,8 +399,15 @@ impl<T: Table> Doorkeeper<T> {
         };
         let group = Group::create(account, new, &self.surroundings)?;
         let number = event.rooms.iter().map(|room| room.number + 1).max().unwrap_or_default();
-        let record =
-            RoomRecord { number, group: domain_group(&group), incarnation, state: RoomState::Active, succeeds, seen: 0 };
+        let record = RoomRecord {
+            number,
+            group: domain_group(&group),
+            incarnation,
+            state: RoomState::Active,
+            succeeds,
+            seen: 0,
+            unexplained_removals: 0,
+        };
         let mut room = Room::new(record, group);
         self.save(lease, &mut room, &|inbox: &str| findings.wallets_of(inbox), Vec::new()).await?;
         tracing::info!(event = %event.event, room = %room.record.group, "room made");
@@ -474,7 +482,8 @@ impl<T: Table> Doorkeeper<T> {
         }
         walked?;
         published?;
-        let merged = events.iter().filter(|event| matches!(event, Event::Committed(Committed { own: true, .. }))).count();
+        let merged =
+            events.iter().filter(|event| matches!(event, Event::Committed(Committed { own: true, .. }))).count();
         *commits += u32::try_from(merged).unwrap_or(u32::MAX);
         if room.group.has_pending_commit() {
             return Ok(Round::Stop("the log does not show the commit yet".to_owned()));
@@ -485,12 +494,7 @@ impl<T: Table> Doorkeeper<T> {
     }
 
     /// Sends the welcomes of merged commits to whom the newest admission still wants in, and forgets them.
-    async fn send_welcomes(
-        &self,
-        lease: &Lease,
-        room: &mut Room,
-        findings: &Findings,
-    ) -> Result<(), ConvergeError> {
+    async fn send_welcomes(&self, lease: &Lease, room: &mut Room, findings: &Findings) -> Result<(), ConvergeError> {
         if !room.group.has_welcomes() {
             return Ok(());
         }
@@ -527,7 +531,7 @@ fn room_name(category: &str, event: &EventKey) -> String {
     format!("{}{number}", &category[..end]).trim().to_owned()
 }
 
-fn view(group: &Group, state: planner::RoomState) -> RoomView {
+fn view(group: &Group, unexplained_removals: usize) -> RoomView {
     let metadata = group.metadata();
     let inboxes = |inboxes: &BTreeSet<usher_xmtp::identity::InboxId>| inboxes.iter().map(domain_inbox).collect();
     let text = |name: &str| metadata.attributes.get(name).cloned().unwrap_or_default();
@@ -537,7 +541,7 @@ fn view(group: &Group, state: planner::RoomState) -> RoomView {
     });
     RoomView {
         group: domain_group(group),
-        state,
+        state: planner::RoomState::Active,
         members: members.collect(),
         failed_installations: domain_installations(&group.membership().failed_installations),
         strangers: domain_installations(&group.strangers()),
@@ -550,7 +554,7 @@ fn view(group: &Group, state: planner::RoomState) -> RoomView {
         leave_requests: inboxes(group.leaving()),
         damaged: inboxes(group.stranded()),
         last_repaired_ms: BTreeMap::new(),
-        unexplained_removals: 0,
+        unexplained_removals,
     }
 }
 
@@ -588,12 +592,18 @@ fn membership_change(
     }
 }
 
+/// How many members a step removes without an explanation.
+fn unexplained(step: &Step) -> usize {
+    match step {
+        Step::Membership { purpose: Purpose::Remove(grounds), .. } => {
+            grounds.values().filter(|grounds| **grounds == Grounds::Unexplained).count()
+        }
+        _ => 0,
+    }
+}
+
 /// Who waits and for what, by wallet: those without an inbox, and those whose inbox cannot be seated.
-fn waiting(
-    input: &Input,
-    plan: &planner::Plan,
-    findings: &Findings,
-) -> BTreeMap<alloy_primitives::Address, String> {
+fn waiting(input: &Input, plan: &planner::Plan, findings: &Findings) -> BTreeMap<alloy_primitives::Address, String> {
     let mut waiting: BTreeMap<_, String> = BTreeMap::new();
     for (wallet, reason) in input.admission.waiting.iter().filter(|(wallet, _)| !wallet.is_zero()) {
         let reason = match reason {

@@ -38,9 +38,10 @@ impl<T: Table> Doorkeeper<T> {
         }
         let groups: Vec<_> = rooms.keys().map(|group| usher_xmtp::GroupId(group.0)).collect();
         let newest = self.parts.network.newest_group_messages(&groups).await?;
-        let with_news = rooms.into_values().zip(newest).filter_map(|((event, seen), newest)| {
-            newest.is_some_and(|newest| newest.id > seen).then_some(event)
-        });
+        let with_news = rooms
+            .into_values()
+            .zip(newest)
+            .filter_map(|((event, seen), newest)| newest.is_some_and(|newest| newest.id > seen).then_some(event));
         Ok(with_news.collect())
     }
 }

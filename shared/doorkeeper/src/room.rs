@@ -1,11 +1,7 @@
 //! A room in hand: its group, the version it was read at, and how it is written back.
 
 use usher_domain::GroupId;
-use usher_store::{
-    Lease, Owner, RoomRecord, RoomState, Table,
-    snapshot::Save,
-    table::Write,
-};
+use usher_store::{Lease, Owner, RoomRecord, RoomState, Table, snapshot::Save, table::Write};
 use usher_xmtp::{Group, Lost, attributes};
 
 use crate::{

@@ -69,6 +69,9 @@ pub struct RoomRecord {
     pub succeeds: Option<GroupId>,
     /// The newest message of its log that was looked at.
     pub seen: u64,
+    /// How many members were ever removed without a fact, ban, leave or log entry that explains it.
+    #[serde(default)]
+    pub unexplained_removals: usize,
 }
 
 /// Whether a room can be used.

@@ -157,9 +157,8 @@ impl GroupExtensions {
     ) -> Result<Extensions<GroupContext>, ExtensionError> {
         let old = Self::parse(current)?;
         let mut new = current.clone();
-        let mut replace = |kind, bytes| {
-            new.add_or_replace(unknown(kind, bytes)).map_err(|error| malformed(kind, error))
-        };
+        let mut replace =
+            |kind, bytes| new.add_or_replace(unknown(kind, bytes)).map_err(|error| malformed(kind, error));
         if old.mutable != self.mutable {
             replace(MUTABLE_METADATA, encode_mutable(&self.mutable))?;
         }
@@ -340,7 +339,7 @@ mod tests {
     fn an_update_keeps_what_it_does_not_change() {
         let group = extensions();
         let current = group.to_extensions().unwrap();
-        let mut changed = group.clone();
+        let mut changed = group;
         changed.membership.members.insert(inbox('b'), 9);
         let updated = changed.update(&current).unwrap();
         assert_eq!(GroupExtensions::parse(&updated).unwrap(), changed);

@@ -40,8 +40,7 @@ impl Identities {
         network: &dyn Network,
         inboxes: impl IntoIterator<Item = &InboxId>,
     ) -> Result<(), IdentitiesError> {
-        let unknown: BTreeSet<&InboxId> =
-            inboxes.into_iter().filter(|inbox| !self.logs.contains_key(*inbox)).collect();
+        let unknown: BTreeSet<&InboxId> = inboxes.into_iter().filter(|inbox| !self.logs.contains_key(*inbox)).collect();
         if unknown.is_empty() {
             return Ok(());
         }

@@ -115,9 +115,15 @@ impl Policies {
         let metadata = set.update_metadata_policy.iter();
         Ok(Self {
             add_member: set.add_member_policy.as_ref().and_then(membership).ok_or(PolicyError("add_member"))?,
-            remove_member: set.remove_member_policy.as_ref().and_then(membership).ok_or(PolicyError("remove_member"))?,
+            remove_member: set
+                .remove_member_policy
+                .as_ref()
+                .and_then(membership)
+                .ok_or(PolicyError("remove_member"))?,
             update_metadata: metadata
-                .map(|(name, policy)| Ok((name.clone(), metadata_policy(policy).ok_or(PolicyError("update_metadata"))?)))
+                .map(|(name, policy)| {
+                    Ok((name.clone(), metadata_policy(policy).ok_or(PolicyError("update_metadata"))?))
+                })
                 .collect::<Result<_, _>>()?,
             add_admin: set.add_admin_policy.as_ref().and_then(permissions).ok_or(PolicyError("add_admin"))?,
             remove_admin: set.remove_admin_policy.as_ref().and_then(permissions).ok_or(PolicyError("remove_admin"))?,
@@ -219,7 +225,8 @@ mod tests {
         assert_eq!(Policies::from_proto(&proto), Err(PolicyError("add_member")));
         let set = proto.policies.as_mut().unwrap();
         let empty = membership_policy::AnyCondition { policies: vec![] };
-        set.add_member_policy = Some(contents::MembershipPolicy { kind: Some(membership_policy::Kind::AnyCondition(empty)) });
+        set.add_member_policy =
+            Some(contents::MembershipPolicy { kind: Some(membership_policy::Kind::AnyCondition(empty)) });
         assert_eq!(Policies::from_proto(&proto), Err(PolicyError("add_member")));
     }
 }

@@ -12,6 +12,8 @@ mod generated {
     tonic::include_proto!("xmtp");
 }
 
+/// How this client's state is written down.
+pub(crate) use generated::xmtp::client::state;
 /// The identity inside a leaf's credential.
 pub use generated::xmtp::identity::MlsCredential;
 /// The node's IdentityApi.
@@ -22,5 +24,3 @@ pub use generated::xmtp::identity::associations;
 pub use generated::xmtp::mls::api::v1 as mls_api;
 /// What travels inside MLS.
 pub use generated::xmtp::mls::message_contents as contents;
-/// How this client's state is written down.
-pub(crate) use generated::xmtp::client::state;

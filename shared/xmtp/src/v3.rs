@@ -12,9 +12,7 @@ use tonic::{
 use crate::{
     GroupId,
     identity::{InboxId, InstallationId},
-    network::{
-        FailureKind, GroupMessage, LoggedUpdate, Network, NetworkError, Newest, OutgoingMessage, PAGE_SIZE,
-    },
+    network::{FailureKind, GroupMessage, LoggedUpdate, Network, NetworkError, Newest, OutgoingMessage, PAGE_SIZE},
     proto::{
         associations::IdentityUpdate,
         identity_api::{self, identity_api_client::IdentityApiClient},
@@ -153,9 +151,10 @@ impl Network for V3 {
                 return Err(count_mismatch("GetIdentityUpdates", part.len(), answer.responses.len()));
             }
             logs.extend(answer.responses.into_iter().map(|response| {
-                let entries = response.updates.into_iter().filter_map(|entry| {
-                    Some(LoggedUpdate { sequence_id: entry.sequence_id, update: entry.update? })
-                });
+                let entries = response
+                    .updates
+                    .into_iter()
+                    .filter_map(|entry| Some(LoggedUpdate { sequence_id: entry.sequence_id, update: entry.update? }));
                 entries.collect()
             }));
         }
@@ -236,8 +235,10 @@ impl Network for V3 {
         });
         for messages in batches(inputs, usize::MAX, GROUP_MESSAGE_BYTES_PER_CALL) {
             let message = mls_api::SendGroupMessagesRequest { messages };
-            self.call("SendGroupMessages", message, async |node, request| node.mls().send_group_messages(request).await)
-                .await?;
+            self.call("SendGroupMessages", message, async |node, request| {
+                node.mls().send_group_messages(request).await
+            })
+            .await?;
         }
         Ok(())
     }

@@ -13,7 +13,10 @@ use tls_codec::Deserialize;
 use crate::{
     Account, GroupId,
     extensions::{ConversationType, GroupExtensions},
-    group::{Group, join_config, validate::{by_inbox, Leaf}},
+    group::{
+        Group, join_config,
+        validate::{Leaf, by_inbox},
+    },
     identities::{Identities, IdentitiesError},
     identity::{InboxId, InstallationId},
     key_package::credential_inbox,
@@ -135,10 +138,10 @@ fn wrap(
 ) -> Result<Vec<mls_api::WelcomeMessageInput>, WrapperError> {
     let metadata = WelcomeMetadata { message_cursor: welcome.commit_id }.encode_to_vec();
     let capable = recipients.iter().filter(|recipient| recipient.pointer_capable).count();
-    let (by_pointer, directly): (Vec<&state::Recipient>, Vec<&state::Recipient>) =
-        recipients.iter().copied().partition(|recipient| {
-            capable >= POINTER_CAPABLE_RECIPIENTS_MIN && recipient.pointer_capable
-        });
+    let (by_pointer, directly): (Vec<&state::Recipient>, Vec<&state::Recipient>) = recipients
+        .iter()
+        .copied()
+        .partition(|recipient| capable >= POINTER_CAPABLE_RECIPIENTS_MIN && recipient.pointer_capable);
     let mut messages = Vec::new();
     if !by_pointer.is_empty() {
         // One copy under a random key at a random place, and the key and the place to each recipient.
@@ -152,12 +155,14 @@ fn wrap(
             welcome_metadata: pointee.welcome_metadata,
         })));
         for recipient in by_pointer {
-            messages.push(input(welcome_message_input::Version::WelcomePointer(welcome_message_input::WelcomePointer {
-                installation_key: recipient.installation.clone(),
-                welcome_pointer: pointer.wrap(&recipient.key)?,
-                hpke_public_key: recipient.key.clone(),
-                wrapper_algorithm: WelcomePointerWrapperAlgorithm::XwingMlkem768Draft6.into(),
-            })));
+            messages.push(input(welcome_message_input::Version::WelcomePointer(
+                welcome_message_input::WelcomePointer {
+                    installation_key: recipient.installation.clone(),
+                    welcome_pointer: pointer.wrap(&recipient.key)?,
+                    hpke_public_key: recipient.key.clone(),
+                    wrapper_algorithm: WelcomePointerWrapperAlgorithm::XwingMlkem768Draft6.into(),
+                },
+            )));
         }
     }
     for recipient in directly {

@@ -28,6 +28,7 @@ async fn an_event_has_its_rooms_in_order() {
             state,
             succeeds: (number == 2).then_some(GroupId([19; 16])),
             seen: u64::from(number) * 100,
+            unexplained_removals: 0,
         };
         let rooms = [
             room(1, RoomState::Lost { reason: "ejected".into() }),

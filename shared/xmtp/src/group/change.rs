@@ -136,7 +136,8 @@ impl Group {
         let mut failed = membership.failed_installations.clone();
         let reasons = self.fetch(network, wanted, &mut change, &mut failed).await?;
         if let Some(inbox) = change.set.keys().find(|inbox| {
-            add.contains(*inbox) && !change.add_installations.iter().any(|package| package.inbox() == **inbox)
+            add.contains(*inbox)
+                && !change.add_installations.iter().any(|package| package.inbox() == **inbox)
                 && *inbox != account.inbox()
         }) {
             let reasons = reasons.get(inbox).cloned().unwrap_or_default();
@@ -200,7 +201,8 @@ impl Group {
         extensions.membership.members.retain(|inbox, _| !change.remove.contains(inbox));
         extensions.membership.members.extend(change.set);
         extensions.membership.failed_installations = change.failed_installations;
-        self.stage(account, network, identities, extensions, change.add_installations, &change.remove_installations).await
+        self.stage(account, network, identities, extensions, change.add_installations, &change.remove_installations)
+            .await
     }
 
     /// Makes the commit of a change of names, texts or roles. Store the group, then publish.

@@ -9,9 +9,7 @@ use std::{
     fmt,
 };
 
-use openmls::{
-    group::{MlsGroup, MlsGroupJoinConfig, NewGroupError},
-};
+use openmls::group::{MlsGroup, MlsGroupJoinConfig, NewGroupError};
 use prost::Message;
 use zeroize::Zeroizing;
 

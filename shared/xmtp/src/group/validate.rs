@@ -173,9 +173,12 @@ impl CommitView {
         let leaves_after = self.leaves_after();
         let after = by_inbox(&leaves_after);
         let failed = &self.new.membership.failed_installations;
-        let unlisted = self.old.membership.failed_installations.iter().any(|id| {
-            !failed.contains(id) && !leaves_after.iter().any(|leaf| leaf.installation == *id)
-        });
+        let unlisted = self
+            .old
+            .membership
+            .failed_installations
+            .iter()
+            .any(|id| !failed.contains(id) && !leaves_after.iter().any(|leaf| leaf.installation == *id));
         let changed = |inbox: &&InboxId| {
             unlisted
                 || self.old_members().get(*inbox) != self.new_members().get(*inbox)

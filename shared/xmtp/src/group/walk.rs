@@ -82,12 +82,6 @@ pub enum WalkError {
     Identities(#[from] IdentitiesError),
 }
 
-/// What became of one message.
-enum Step {
-    Moved(Event),
-    Nothing,
-}
-
 impl Group {
     /// Reads the log from where it was left. On trouble the cursor stands before the message that could not be
     /// decided; what came before it is in `events` and in the group.
@@ -161,10 +155,8 @@ impl Group {
             }
             self.sent.remove(own);
         } else {
-            match self.meet_other(message, protocol_message, network, identities, events).await? {
-                Step::Moved(event) => events.push(event),
-                Step::Nothing => {}
-            }
+            let event = self.meet_other(message, protocol_message, network, identities, events).await?;
+            events.extend(event);
         }
         self.cursor.advance(originator, message.id);
         Ok(())
@@ -208,9 +200,8 @@ impl Group {
         network: &dyn Network,
         identities: &mut Identities,
         events: &mut Vec<Event>,
-    ) -> Result<Step, WalkError> {
-        let skipped =
-            |reason: String| Ok(Step::Moved(Event::Skipped { id: message.id, reason }));
+    ) -> Result<Option<Event>, WalkError> {
+        let skipped = |reason: String| Ok(Some(Event::Skipped { id: message.id, reason }));
         let epoch = private.epoch().as_u64();
         let content_type = private.content_type();
         if content_type == ContentType::Proposal {
@@ -227,7 +218,7 @@ impl Group {
             Err(error) if is_lifetime(&error) => {
                 // Members with libxmtp accept a commit whose added key package has expired since; openmls does not.
                 self.lose(Lost::Unfollowable(format!("commit {}: {error}", message.id)));
-                return Ok(Step::Nothing);
+                return Ok(None);
             }
             Err(error) => {
                 self.restore(before);
@@ -249,11 +240,11 @@ impl Group {
                     self.leaving.insert(sender.clone());
                 }
                 let (id, created_ns) = (message.id, message.created_ns);
-                Ok(Step::Moved(Event::Received(Received { id, created_ns, sender, installation, content })))
+                Ok(Some(Event::Received(Received { id, created_ns, sender, installation, content })))
             }
             ProcessedMessageContent::StagedCommitMessage(staged) => {
                 let decided = self.decide(message, &sender, *staged, network, identities, events).await;
-                if !matches!(decided, Ok(Step::Moved(Event::Committed(_)))) {
+                if !matches!(decided, Ok(Some(Event::Committed(_)))) {
                     self.restore(before);
                 }
                 decided
@@ -277,9 +268,9 @@ impl Group {
         network: &dyn Network,
         identities: &mut Identities,
         events: &mut Vec<Event>,
-    ) -> Result<Step, WalkError> {
+    ) -> Result<Option<Event>, WalkError> {
         let refused = |reason: &dyn std::fmt::Display| {
-            Ok(Step::Moved(Event::Skipped { id: message.id, reason: format!("refused commit: {reason}") }))
+            Ok(Some(Event::Skipped { id: message.id, reason: format!("refused commit: {reason}") }))
         };
         let view = match CommitView::new(&self.mls, &staged, sender) {
             Ok(view) => view,
@@ -297,7 +288,7 @@ impl Group {
         if ejected {
             self.lose(Lost::Ejected);
         }
-        Ok(Step::Moved(self.committed(message, &view, identities, false)))
+        Ok(Some(self.committed(message, &view, identities, false)))
     }
 
     /// What a merged commit leaves to remember.
