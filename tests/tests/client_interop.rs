@@ -1,7 +1,7 @@
 //! Our XMTP client against the published one: each makes rooms, changes them and talks to the other, over Curve25519,
 //! X-Wing and pointers. Our side's state is encoded, dropped and decoded between every call.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, time::Duration};
 
 use usher_localnet::{
     person::Person,
@@ -9,7 +9,7 @@ use usher_localnet::{
 };
 use usher_tests::node_sdk::{GroupOptions, MetadataField, NodeSdk, Preset, RoleChange, SdkClient, Wallet};
 use usher_xmtp::{
-    GroupId, Lost, attributes,
+    GroupId, Lost, Wrapping, attributes,
     group::{Event, MetadataChange},
     identity::InboxId,
     policy::Policies,
@@ -193,5 +193,63 @@ async fn pointers_work_both_ways() -> Outcome {
         assert_eq!(person.dropped(), [] as [&str; 0]);
         assert!(person.group(id(&name))?.is_active());
     }
+    Ok(())
+}
+
+/// A client whose key package names no X-Wing key gets its welcome wrapped to the init key.
+#[tokio::test]
+async fn welcomes_over_curve25519_work() -> Outcome {
+    let world = World::start().await?;
+    let (mut ours, mut also_ours) = (world.ours(1).await?, world.ours(2).await?);
+    let ana = world.theirs(1).await?;
+    ours.rotate_key_package(Wrapping::InitKey).await?;
+    let name = ana.create_group(&[&ours.inbox()?.to_string()], &GroupOptions::default()).await?;
+    ours.sync().await?;
+    assert_eq!(ours.dropped(), [] as [&str; 0]);
+    ours.send_text(id(&name), "over X25519").await?;
+    ana.sync_conversation(&name).await?;
+    assert_eq!(ana.texts(&name).await?, ["over X25519"]);
+
+    let room = also_ours.create_group("both ways", Policies::admin_only(), &[ours.inbox()?].into()).await?;
+    ours.sync().await?;
+    assert!(ours.group(room)?.is_active());
+    Ok(())
+}
+
+#[tokio::test]
+async fn members_leave_at_their_own_wish() -> Outcome {
+    let world = World::start().await?;
+    let mut ours = world.ours(1).await?;
+    let (ana, ben) = (world.theirs(1).await?, world.theirs(2).await?);
+
+    let room = ours.create_group("ours", Policies::admin_only(), &inboxes(&[&ana, &ben])).await?;
+    ben.sync().await?;
+    ben.request_removal(&room.to_string()).await?;
+    ours.sync().await?;
+    assert_eq!(ours.group(room)?.leaving(), &inboxes(&[&ben]));
+    ours.change_members(room, &BTreeSet::new(), &inboxes(&[&ben])).await?;
+    ana.sync().await?;
+    assert!(!ana.synced(&room.to_string()).await?.inbox_ids().contains(&ben.inbox_id()));
+    let left = ours.events(room).iter().any(|event| match event {
+        Event::Committed(committed) => committed.change.left_inboxes.iter().any(|left| left.inbox_id == ben.inbox_id()),
+        _ => false,
+    });
+    assert!(left, "the commit counts as leaving, not as being removed");
+
+    let our_inbox = ours.inbox()?.to_string();
+    let name = ana.create_group(&[&our_inbox, ben.inbox_id()], &GroupOptions::default()).await?;
+    ours.sync().await?;
+    ours.leave(id(&name)).await?;
+    // A worker in the super admin's client removes who asked to leave.
+    let removed = async {
+        let mut tick = tokio::time::interval(Duration::from_millis(200));
+        while ana.synced(&name).await?.inbox_ids().contains(&our_inbox.as_str()) {
+            tick.tick().await;
+        }
+        Ok::<(), Box<dyn std::error::Error>>(())
+    };
+    tokio::time::timeout(Duration::from_secs(60), removed).await??;
+    ours.sync().await?;
+    assert_eq!(ours.group(id(&name))?.lost(), Some(&Lost::Ejected));
     Ok(())
 }

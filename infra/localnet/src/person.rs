@@ -12,7 +12,7 @@ use std::{
 use alloy_primitives::Address;
 use usher_xmtp::{
     Account, AccountError, Group, GroupError, GroupId, Identities, Invitation, NewGroup, SendWelcomesError, V3,
-    WelcomeError, Welcomed,
+    WelcomeError, Welcomed, Wrapping,
     content::{self, Content, Outgoing},
     group::{ChangeError, Event, MetadataChange, WalkError},
     identity::{InboxId, InstallationId, LocalWallet, WalletSigner},
@@ -312,9 +312,9 @@ impl Person {
     }
 
     /// Replaces the key package, as libxmtp's clients do after joining.
-    pub async fn rotate_key_package(&mut self) -> Result<(), PersonError> {
+    pub async fn rotate_key_package(&mut self, wrapping: Wrapping) -> Result<(), PersonError> {
         let mut account = self.account()?;
-        account.rotate_key_package(&SystemClock, &Ambient)?;
+        account.rotate_key_package(wrapping, &SystemClock, &Ambient)?;
         self.account = account.encode()?;
         Ok(account.upload_key_package(&*self.network).await?)
     }

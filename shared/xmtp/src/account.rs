@@ -15,7 +15,7 @@ use crate::{
         InboxId, InstallationId, InstallationKey, SignerError, WalletSigner, add_installation_update,
         create_inbox_update,
     },
-    key_package,
+    key_package::{self, Wrapping},
     network::{Cursor, Network, NetworkError},
     ports::{Clock, Randomness, random},
     proto::state,
@@ -114,7 +114,7 @@ impl Account {
             welcomes: Cursor::default(),
             hmac_root: Zeroizing::new(random::<42>(randomness).to_vec()),
         };
-        account.rotate_key_package(clock, randomness)?;
+        account.rotate_key_package(Wrapping::XWing, clock, randomness)?;
         Ok(account)
     }
 
@@ -191,9 +191,14 @@ impl Account {
     }
 
     /// Makes a new key package and forgets those replaced long ago. Store the account, then upload.
-    pub fn rotate_key_package(&mut self, clock: &dyn Clock, randomness: &dyn Randomness) -> Result<(), AccountError> {
+    pub fn rotate_key_package(
+        &mut self,
+        wrapping: Wrapping,
+        clock: &dyn Clock,
+        randomness: &dyn Randomness,
+    ) -> Result<(), AccountError> {
         let now_ns = clock.now_ns();
-        let package = key_package::generate(&self.provider, &self.inbox, &self.key, now_ns, randomness)?;
+        let package = key_package::generate(&self.provider, &self.inbox, &self.key, wrapping, now_ns, randomness)?;
         self.key_packages.insert(0, package);
         // Newest first: a package was replaced when the one before it was made.
         let kept = 1 + self

@@ -79,29 +79,33 @@ pub(crate) fn capabilities() -> Capabilities {
         .build()
 }
 
-/// Makes a last-resort key package with an X-Wing key; its MLS private halves go into `provider`'s storage.
+/// To which key others wrap welcomes for us.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wrapping {
+    /// To an X-Wing key in an extension, by pointers where there are many recipients. What libxmtp's clients offer.
+    XWing,
+    /// To the init key (X25519), a copy for each. Smaller key packages, no protection against quantum computers.
+    InitKey,
+}
+
+/// Makes a last-resort key package; its MLS private halves go into `provider`'s storage.
 pub(crate) fn generate(
     provider: &Provider,
     inbox: &InboxId,
     key: &InstallationKey,
+    wrapping: Wrapping,
     now_ns: u64,
     randomness: &dyn Randomness,
 ) -> Result<state::KeyPackage, openmls::key_packages::errors::KeyPackageNewError> {
-    let (xwing_public_key, xwing_private_key) = wrapper::xwing_key_pair(&random::<32>(randomness));
-    let wrapper = contents::WelcomeWrapperEncryption {
-        pub_key: xwing_public_key.clone(),
-        algorithm: contents::WelcomeWrapperAlgorithm::XwingMlkem768Draft6.into(),
+    let mut extensions = vec![Extension::LastResort(LastResortExtension::default())];
+    let (xwing_public_key, xwing_private_key) = match wrapping {
+        Wrapping::XWing => wrapper::xwing_key_pair(&random::<32>(randomness)),
+        Wrapping::InitKey => Default::default(),
     };
-    let pointee = contents::WelcomePointeeEncryptionAeadTypesExtension {
-        supported_aead_types: vec![contents::WelcomePointeeEncryptionAeadType::Chacha20Poly1305.into()],
-    };
-    let unknown = |kind, bytes| Extension::Unknown(kind, UnknownExtension(bytes));
-    let extensions = Extensions::from_vec(vec![
-        Extension::LastResort(LastResortExtension::default()),
-        unknown(WELCOME_POINTEE, pointee.encode_to_vec()),
-        unknown(WELCOME_WRAPPER, wrapper.encode_to_vec()),
-    ])
-    .expect("these three are legal in a key package");
+    if wrapping == Wrapping::XWing {
+        extensions.extend(xwing_extensions(&xwing_public_key));
+    }
+    let extensions = Extensions::from_vec(extensions).expect("these are legal in a key package");
     let application_id = Extension::ApplicationId(ApplicationIdExtension::new(inbox.as_str().as_bytes()));
     let bundle = KeyPackage::builder()
         .leaf_node_capabilities(capabilities())
@@ -116,6 +120,19 @@ pub(crate) fn generate(
         xwing_private_key: xwing_private_key.to_vec(),
         created_ns: now_ns,
     })
+}
+
+/// Tells others to wrap to this key, and that we follow pointers. A pointer without an X-Wing key is refused by nodes.
+fn xwing_extensions(public_key: &[u8]) -> [Extension; 2] {
+    let wrapper = contents::WelcomeWrapperEncryption {
+        pub_key: public_key.to_vec(),
+        algorithm: contents::WelcomeWrapperAlgorithm::XwingMlkem768Draft6.into(),
+    };
+    let pointee = contents::WelcomePointeeEncryptionAeadTypesExtension {
+        supported_aead_types: vec![contents::WelcomePointeeEncryptionAeadType::Chacha20Poly1305.into()],
+    };
+    let unknown = |kind, bytes| Extension::Unknown(kind, UnknownExtension(bytes));
+    [unknown(WELCOME_POINTEE, pointee.encode_to_vec()), unknown(WELCOME_WRAPPER, wrapper.encode_to_vec())]
 }
 
 /// Forgets the MLS private halves of an own key package.

@@ -31,7 +31,7 @@ pub use account::{Account, AccountError, IDENTITY_UPDATES_MAX, INSTALLATIONS_MAX
 pub use extensions::{ConversationType, ExtensionError, ImmutableMetadata, Membership, MutableMetadata, attributes};
 pub use group::{Group, GroupError, Lost, NewGroup};
 pub use identities::{Identities, IdentitiesError};
-pub use key_package::{KeyPackageError, MemberKeyPackage};
+pub use key_package::{KeyPackageError, MemberKeyPackage, Wrapping};
 pub use provider::StorageCodecError;
 pub use v3::{AddressError, V3};
 pub use welcome::{DroppedWelcome, Invitation, SendWelcomesError, WelcomeError, Welcomed, WelcomesSent};
