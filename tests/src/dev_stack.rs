@@ -293,23 +293,28 @@ impl DevStack {
     /// Awaits that the event has one room and exactly these people sit in it beside usher, each with so many devices;
     /// returns the room's id.
     pub async fn until_seated(&self, event: &EventKey, people: &[(&SdkClient, usize)]) -> Result<String, AnyError> {
-        let wanted = self.seats(people);
+        self.until_seated_inboxes(event, &inboxes(people)).await
+    }
+
+    /// The same, by inbox ids.
+    pub async fn until_seated_inboxes(&self, event: &EventKey, inboxes: &[(&str, usize)]) -> Result<String, AnyError> {
+        let wanted = self.seats(inboxes);
         self.until(&format!("{wanted:?} seated"), async || self.is_seated(event, &wanted).await).await
     }
 
-    /// The same, with the event nudged all the while.
+    /// The same as [`until_seated`](Self::until_seated), with the event nudged all the while.
     pub async fn nudged_until_seated(
         &self,
         event: &EventKey,
         people: &[(&SdkClient, usize)],
     ) -> Result<String, AnyError> {
-        let wanted = self.seats(people);
+        let wanted = self.seats(&inboxes(people));
         self.nudged_until(event, &format!("{wanted:?} seated"), async || self.is_seated(event, &wanted).await).await
     }
 
-    fn seats(&self, people: &[(&SdkClient, usize)]) -> BTreeMap<String, usize> {
+    fn seats(&self, inboxes: &[(&str, usize)]) -> BTreeMap<String, usize> {
         let usher = (self.ready.inbox_id.clone(), 1);
-        people.iter().map(|(person, devices)| (person.inbox_id().to_owned(), *devices)).chain([usher]).collect()
+        inboxes.iter().map(|(inbox, devices)| ((*inbox).to_owned(), *devices)).chain([usher]).collect()
     }
 
     async fn is_seated(&self, event: &EventKey, wanted: &BTreeMap<String, usize>) -> Result<Option<String>, AnyError> {
@@ -334,6 +339,10 @@ impl Drop for DevStack {
     fn drop(&mut self) {
         drop(Stopped(self.process.take()));
     }
+}
+
+fn inboxes<'a>(people: &[(&'a SdkClient, usize)]) -> Vec<(&'a str, usize)> {
+    people.iter().map(|(person, devices)| (person.inbox_id(), *devices)).collect()
 }
 
 /// Stops the stack in its own time: its functions are its children.

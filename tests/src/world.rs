@@ -248,7 +248,8 @@ impl World {
         store.init_deployment().await?;
         let snapshots = world.snapshots().await?;
         let wallet = LocalWallet::from_key(&[0xee; 32])?;
-        init_account(&snapshots, &world.network(), &wallet, world.clock.clone(), Arc::new(TestRandomness)).await?;
+        init_account(&store, &snapshots, &world.network(), &wallet, world.clock.clone(), Arc::new(TestRandomness))
+            .await?;
         world.killer.disarm();
         Ok(world)
     }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use alloy_primitives::{Address, U256, address};
 use serde_json::{Value, json};
+use usher_localnet::person::Person;
 use usher_tests::{
     dev_stack::DevStack,
     haus::{Chain, Event},
@@ -184,6 +185,25 @@ async fn forbidden_commits_split_nobody_off() -> Outcome {
     for person in [&alice, &creator] {
         assert_eq!(read(person, &room).await?.last().map(String::as_str), Some("hello to you"));
     }
+    Ok(())
+}
+
+/// A forged copy that arrives first must not use up the key of the message it copies.
+#[tokio::test]
+async fn a_forgery_does_not_silence_a_leave_request() -> Outcome {
+    let (stack, mut chain, event) = scene().await?;
+    let key = event.key();
+    let creator = stack.person(CREATOR).await?;
+    let mut alice = Person::register(&[7; 32], &stack.ready.xmtp_url).await?;
+    stack.send(&[chain.mint(&event), chain.purchase(&event, 1, alice.address())]).await?;
+    let inbox = alice.inbox()?.to_string();
+    let room = stack.until_seated_inboxes(&key, &[(creator.inbox_id(), 1), (&inbox, 1)]).await?;
+    enter(&creator, &room).await?;
+    alice.sync().await?;
+    let group = alice.groups().next().ok_or("Alice is in a room")?;
+    alice.leave_behind_forgery(group).await?;
+    stack.nudged_until_seated(&key, &[(&creator, 1)]).await?;
+    assert_eq!(creator.synced(&room).await?.members.len(), 2, "usher and the creator");
     Ok(())
 }
 

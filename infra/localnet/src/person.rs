@@ -294,6 +294,20 @@ impl Person {
         self.send(id, &content::encode_leave_request(&idempotency_key())).await
     }
 
+    /// Asks to leave, behind a forgery: the same message with its last bit turned, as a member can send to spoil it.
+    pub async fn leave_behind_forgery(&mut self, id: GroupId) -> Result<(), PersonError> {
+        let mut group = self.group(id)?;
+        let request = content::encode_leave_request(&idempotency_key());
+        let message = group.encrypt(&self.account()?, &request, &SystemClock)?;
+        self.keep(&group)?;
+        let mut forgery = message.clone();
+        *forgery.data.last_mut().expect("a message has bytes") ^= 1;
+        for message in [forgery, message] {
+            self.network.send_group_messages(vec![message]).await?;
+        }
+        Ok(())
+    }
+
     /// Says something with the keys the person has, as a client that has not heard of the newest commits does.
     pub async fn send_text_unsynced(&mut self, id: GroupId, text: &str) -> Result<(), PersonError> {
         let group = self.group(id)?;

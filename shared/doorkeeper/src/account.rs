@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use usher_domain::ports::{Clock, Randomness};
-use usher_store::{Owner, SnapshotError, Snapshots, Table, snapshot::Save};
+use usher_domain::ports::{Clock, Randomness, random};
+use usher_store::{Owner, SnapshotError, Snapshots, Store, StoreError, Table, snapshot::Save};
 use usher_xmtp::{Account, AccountError, identity::WalletSigner, inbox_of, network::Network};
 
 use crate::{ConvergeError, Doorkeeper, surroundings::Surroundings};
@@ -28,6 +28,12 @@ pub enum InitError {
     /// The account cannot be stored: it was not registered either.
     #[error("the account cannot be stored")]
     Snapshot(#[from] SnapshotError),
+    /// The ledger did not do as asked.
+    #[error("the account's lease was not taken")]
+    Store(#[from] StoreError),
+    /// Somebody else is making the account.
+    #[error("somebody else is making the account: try again in a minute")]
+    Held,
     /// The stored account belongs to another wallet's inbox.
     #[error("the stored account is inbox {stored}, and the wallet's is {wallet}: use the wallet it was made with")]
     OtherWallet {
@@ -38,16 +44,19 @@ pub enum InitError {
     },
 }
 
+/// How long one attempt to make the account holds it.
+const LEASE_MS: u64 = 60_000;
+
 /// Makes the account, or finishes making it: keys are stored before anything is published, so that a repetition after
 /// a crash at any point ends with one installation. Does nothing if the account is there.
 pub async fn init_account<T: Table>(
+    store: &Store<T>,
     snapshots: &Snapshots<T>,
     network: &dyn Network,
     wallet: &dyn WalletSigner,
     clock: Arc<dyn Clock>,
     randomness: Arc<dyn Randomness>,
 ) -> Result<AccountInfo, InitError> {
-    let fence = clock.now_ms();
     let surroundings = Surroundings { clock, randomness };
     let info = |account: &Account| AccountInfo {
         inbox: account.inbox().to_string(),
@@ -60,6 +69,21 @@ pub async fn init_account<T: Table>(
             return Ok(info(&account));
         }
     }
+    let owner = hex::encode(random::<16>(&*surroundings.randomness));
+    let now_ms = surroundings.clock.now_ms();
+    let lease = store.take_account(&owner, now_ms, now_ms + LEASE_MS).await?.ok_or(InitError::Held)?;
+    let account = make(snapshots, network, wallet, lease.fence, &surroundings).await;
+    store.release_account(&lease).await?;
+    Ok(info(&account?))
+}
+
+async fn make<T: Table>(
+    snapshots: &Snapshots<T>,
+    network: &dyn Network,
+    wallet: &dyn WalletSigner,
+    fence: u64,
+    surroundings: &Surroundings,
+) -> Result<Account, InitError> {
     let stored = snapshots.claim(&Owner::Account, fence).await?;
     let inbox = inbox_of(wallet.address(), network).await?;
     let save = async |account: &Account, expected_version| {
@@ -70,7 +94,7 @@ pub async fn init_account<T: Table>(
     let (mut account, version) = match stored {
         Some(stored) => (Account::decode(&stored.plaintext)?, stored.version),
         None => {
-            let account = Account::new(inbox.clone(), &surroundings, &surroundings)?;
+            let account = Account::new(inbox.clone(), surroundings, surroundings)?;
             let version = save(&account, 0).await?;
             (account, version)
         }
@@ -78,9 +102,9 @@ pub async fn init_account<T: Table>(
     if *account.inbox() != inbox {
         return Err(InitError::OtherWallet { stored: account.inbox().to_string(), wallet: inbox.to_string() });
     }
-    account.register(wallet, network, &surroundings).await?;
+    account.register(wallet, network, surroundings).await?;
     save(&account, version).await?;
-    Ok(info(&account))
+    Ok(account)
 }
 
 impl<T: Table> Doorkeeper<T> {

@@ -98,16 +98,18 @@ impl<T: Table> Doorkeeper<T> {
         live: bool,
         standing: &Standing,
     ) -> Result<Claims, ConvergeError> {
-        let mut holders = BTreeMap::new();
-        if live {
-            for ticket in self.parts.store.tickets(&incarnation.kiosk()).await? {
+        let (mut holders, mut former) = (BTreeMap::new(), BTreeSet::new());
+        let kiosk = incarnation.kiosk();
+        // Another event may have announced the kiosk first: then its tickets are that event's.
+        if live && self.parts.store.kiosk_owner(&kiosk).await? == Some(incarnation.event) {
+            for ticket in self.parts.store.tickets(&kiosk).await? {
                 holders.extend(ticket.holding.holder.map(|holder| (ticket.ticket, holder)));
+                former.extend(ticket.former);
             }
         }
         let marked = |wanted: fn(&Mark) -> bool| {
             standing.marked.iter().filter(|row| wanted(&row.mark)).map(|row| row.inbox.clone()).collect()
         };
-        // Every wallet that was ever linked held a ticket or the event once.
         let links: BTreeMap<Address, InboxId> =
             standing.links.iter().map(|link| (link.wallet, link.inbox.clone())).collect();
         Ok(Claims {
@@ -116,7 +118,8 @@ impl<T: Table> Doorkeeper<T> {
             owner: None,
             creator_role: self.parts.policy.creator_role,
             holders,
-            former: links.keys().copied().collect(),
+            // Every wallet that was ever linked held a ticket or the event once.
+            former: links.keys().copied().chain(former).collect(),
             guests: if live { marked(|mark| matches!(mark, Mark::Guest { .. })) } else { BTreeSet::new() },
             moderators: BTreeSet::new(),
             bans: marked(|mark| matches!(mark, Mark::Banned { .. })),

@@ -130,6 +130,7 @@ impl<T: Table> Doorkeeper<T> {
         deadline_ms: u64,
         commits: &mut u32,
     ) -> Result<Converged, ConvergeError> {
+        self.parts.store.replay(&lease.event).await?;
         for _ in 0..ROUNDS_MAX {
             let again_at_ms = match self.round(account, &lease, deadline_ms, commits).await? {
                 Round::Acted => continue,

@@ -52,7 +52,7 @@ impl<T: Table + Clone> Usher<T> {
     pub async fn init(&self, wallet: &dyn WalletSigner) -> Result<AccountInfo, SetUpError> {
         let snapshots = self.snapshots(self.store.init_deployment().await?)?;
         let (clock, randomness) = (self.adapters.clock.clone(), self.adapters.randomness.clone());
-        Ok(init_account(&snapshots, &*self.adapters.network, wallet, clock, randomness).await?)
+        Ok(init_account(&self.store, &snapshots, &*self.adapters.network, wallet, clock, randomness).await?)
     }
 }
 

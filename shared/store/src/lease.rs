@@ -194,22 +194,6 @@ impl<T: Table> Store<T> {
         Err(StoreError::Contended { attempts: ATTEMPTS_MAX })
     }
 
-    /// Removes an event's due mark without working on it, unless it is held or its generation is another by now.
-    /// Whether it is at rest.
-    pub async fn clear_due(&self, event: &EventKey, generation: u64) -> Result<bool, StoreError> {
-        let still = Condition::And(vec![
-            Condition::equals(GENERATION, generation),
-            Condition::Absent(OWNER),
-            Condition::Absent(REPLAY),
-        ]);
-        let clear = Write::update(event_key(event), due_at(event, None).to_vec()).when(still);
-        match self.table.write(&clear).await {
-            Ok(_) => Ok(true),
-            Err(error) if error.failed_condition(0).is_some() => Ok(false),
-            Err(error) => Err(error.into()),
-        }
-    }
-
     /// The events due at `now_ms`, at most `limit`, those due longest first. Eventually consistent.
     pub async fn due(&self, now_ms: u64, limit: usize) -> Result<Vec<Due>, StoreError> {
         let shards: Vec<_> = (0..DUE_SHARDS).map(|shard| shard.to_string()).collect();

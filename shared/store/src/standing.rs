@@ -5,7 +5,7 @@
 
 use alloy_primitives::Address;
 use serde::{Deserialize, Serialize};
-use usher_domain::{GroupId, InboxId, Incarnation};
+use usher_domain::{InboxId, Incarnation};
 
 use crate::{
     Store, StoreError,
@@ -68,21 +68,6 @@ pub struct Link {
     pub verified_ms: u64,
 }
 
-/// An inbox's place in one room.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Seat {
-    /// Whose.
-    pub inbox: InboxId,
-    /// In which room.
-    pub group: GroupId,
-    /// The wallets by which it belongs; empty for those who belong otherwise.
-    pub wallets: Vec<Address>,
-    /// What there is to say of it, e.g. which devices could not be added.
-    pub status: String,
-    /// Since when, in milliseconds since 1970.
-    pub since_ms: u64,
-}
-
 /// How everybody stands with one incarnation of an event, each list in order of its keys.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Standing {
@@ -92,14 +77,11 @@ pub struct Standing {
     pub waiting: Vec<Waiting>,
     /// Which wallet is whose.
     pub links: Vec<Link>,
-    /// Who is seated where.
-    pub seats: Vec<Seat>,
 }
 
 const INBOX: &str = "inbox#";
 const WALLET: &str = "wallet#";
 const LINK: &str = "link#";
-const SEAT: &str = "seat#";
 
 fn pk(incarnation: &Incarnation) -> String {
     let Incarnation { event, creator, kiosk, transaction } = incarnation;
@@ -116,10 +98,6 @@ fn waiting_key(incarnation: &Incarnation, wallet: &Address) -> Key {
 
 fn link_key(incarnation: &Incarnation, wallet: &Address) -> Key {
     Key::new(pk(incarnation), format!("{LINK}{wallet:x}"))
-}
-
-fn seat_key(incarnation: &Incarnation, inbox: &InboxId, group: &GroupId) -> Key {
-    Key::new(pk(incarnation), format!("{SEAT}{inbox}#{group}"))
 }
 
 fn row(value: &impl Serialize) -> Item {
@@ -162,18 +140,6 @@ impl Link {
     }
 }
 
-impl Seat {
-    /// The write that stores the seat.
-    pub fn write(&self, incarnation: &Incarnation) -> Write {
-        Write::put(seat_key(incarnation, &self.inbox, &self.group), row(self))
-    }
-
-    /// The write that frees a seat.
-    pub fn remove(incarnation: &Incarnation, inbox: &InboxId, group: &GroupId) -> Write {
-        Write::delete(seat_key(incarnation, inbox, group))
-    }
-}
-
 impl<T: Table> Store<T> {
     /// How everybody stands with an incarnation.
     pub async fn standing(&self, incarnation: &Incarnation) -> Result<Standing, StoreError> {
@@ -186,8 +152,6 @@ impl<T: Table> Store<T> {
                 standing.waiting.push(from_json(&item, ROW)?);
             } else if sk.starts_with(LINK) {
                 standing.links.push(from_json(&item, ROW)?);
-            } else if sk.starts_with(SEAT) {
-                standing.seats.push(from_json(&item, ROW)?);
             }
             // A newer release may keep rows of other kinds here while both are live.
         }

@@ -6,7 +6,7 @@ use usher_domain::{GroupId, InboxId, Incarnation};
 use usher_store::{
     RoomRecord, RoomState, Standing, Table,
     parked::{EXCERPT_BYTES_MAX, ParkedId},
-    standing::{Link, Mark, Marked, Seat, Waiting},
+    standing::{Link, Mark, Marked, Waiting},
 };
 
 use crate::support::{ALICE, BOB, CHAIN, NOW_MS, Seeded, TestClock, event, incarnation, mint, on_both, store};
@@ -58,28 +58,15 @@ async fn standing_is_read_as_written_and_belongs_to_one_incarnation() {
             ],
             waiting: vec![Waiting { wallet: ALICE, reason: "no inbox".into(), since_ms: 1, next_try_ms: 2 }],
             links: vec![Link { wallet: BOB, inbox: inbox(4), verified_ms: 3 }],
-            seats: vec![Seat {
-                inbox: inbox(4),
-                group: GroupId([5; 16]),
-                wallets: vec![BOB],
-                status: "1 device failed".into(),
-                since_ms: 4,
-            }],
         };
         let mut writes: Vec<_> = standing.marked.iter().map(|row| row.write(&mine)).collect();
         writes.extend(standing.waiting.iter().map(|row| row.write(&mine)));
         writes.extend(standing.links.iter().map(|row| row.write(&mine)));
-        writes.extend(standing.seats.iter().map(|row| row.write(&mine)));
         store.table().transact(&writes).await.unwrap();
         assert_eq!(store.standing(&mine).await.unwrap(), standing);
         assert_eq!(store.standing(&other).await.unwrap(), Standing::default());
 
-        let removed = [
-            Marked::remove(&mine, &inbox(1)),
-            Waiting::remove(&mine, &ALICE),
-            Link::remove(&mine, &BOB),
-            Seat::remove(&mine, &inbox(4), &GroupId([5; 16])),
-        ];
+        let removed = [Marked::remove(&mine, &inbox(1)), Waiting::remove(&mine, &ALICE), Link::remove(&mine, &BOB)];
         store.table().transact(&removed).await.unwrap();
         let left = Standing { marked: standing.marked[1..].to_vec(), ..Standing::default() };
         assert_eq!(store.standing(&mine).await.unwrap(), left);
