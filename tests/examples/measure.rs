@@ -61,7 +61,7 @@ impl Room {
         self.store().await?;
         let commit = self.group.pending_commit(&self.account, &SystemClock).ok_or("a commit is pending")?;
         self.network.send_group_messages(vec![commit]).await?;
-        self.group.sync(&self.network, &mut identities, &mut Vec::new()).await?;
+        self.group.sync(&self.account, &self.network, &mut identities, &mut Vec::new()).await?;
         self.store().await?;
         if self.group.has_welcomes() {
             let sent = self.group.send_welcomes(&self.network, &Ambient, |_| true).await?;

@@ -253,3 +253,25 @@ async fn members_leave_at_their_own_wish() -> Outcome {
     assert_eq!(ours.group(id(&name))?.lost(), Some(&Lost::Ejected));
     Ok(())
 }
+
+/// A state that is older than what was sent from it must never be written from again; a forgery must not look so.
+#[tokio::test]
+async fn an_older_state_is_noticed_and_a_forgery_is_not_taken_for_it() -> Outcome {
+    let world = World::start().await?;
+    let (mut ours, mut also_ours) = (world.ours(1).await?, world.ours(2).await?);
+    let room = ours.create_group("room", Policies::admin_only(), &[also_ours.inbox()?].into()).await?;
+    also_ours.sync().await?;
+
+    ours.send_forgery(room).await?;
+    ours.sync().await?;
+    assert_eq!(ours.group(room)?.lost(), None, "anybody can claim our leaf");
+    assert!(matches!(skipped(&ours, room)[..], [Event::Skipped { .. }]));
+
+    let old = ours.snapshot();
+    ours.send_text(room, "sent after the snapshot").await?;
+    ours.restore(old);
+    ours.sync().await?;
+    assert_eq!(ours.group(room)?.lost(), Some(&Lost::RolledBack));
+    assert!(ours.send_text(room, "with used keys").await.is_err());
+    Ok(())
+}

@@ -202,7 +202,7 @@ impl Person {
     async fn sync_group(&mut self, id: GroupId) -> Result<Group, PersonError> {
         let mut group = self.group(id)?;
         let mut events = Vec::new();
-        let result = group.sync(&*self.network, &mut Identities::default(), &mut events).await;
+        let result = group.sync(&self.account()?, &*self.network, &mut Identities::default(), &mut events).await;
         self.events.entry(id).or_default().extend(events);
         self.keep(&group)?;
         result?;
@@ -292,6 +292,25 @@ impl Person {
     /// Asks to be removed from a group.
     pub async fn leave(&mut self, id: GroupId) -> Result<(), PersonError> {
         self.send(id, &content::encode_leave_request(&idempotency_key())).await
+    }
+
+    /// Sends a message of the person's own with its last bit turned: what another member can forge in his name.
+    pub async fn send_forgery(&mut self, id: GroupId) -> Result<(), PersonError> {
+        let mut group = self.group(id)?;
+        let message = content::encode_text("never said", &idempotency_key());
+        let mut forgery = group.encrypt(&self.account()?, &message, &SystemClock)?;
+        *forgery.data.last_mut().expect("a message has bytes") ^= 1;
+        Ok(self.network.send_group_messages(vec![forgery]).await?)
+    }
+
+    /// The encoded state of all groups.
+    pub fn snapshot(&self) -> BTreeMap<GroupId, Zeroizing<Vec<u8>>> {
+        self.groups.clone()
+    }
+
+    /// Puts the state of all groups back to what it was: what must not happen.
+    pub fn restore(&mut self, groups: BTreeMap<GroupId, Zeroizing<Vec<u8>>>) {
+        self.groups = groups;
     }
 
     /// Asks to leave, behind a forgery: the same message with its last bit turned, as a member can send to spoil it.

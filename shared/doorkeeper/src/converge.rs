@@ -207,7 +207,7 @@ impl<T: Table> Doorkeeper<T> {
         let records: Vec<&RoomRecord> = event.rooms.iter().filter(|room| room.incarnation == incarnation).collect();
         let mut rooms = Vec::new();
         for record in records.iter().filter(|record| record.state == RoomState::Active) {
-            match self.follow(lease, record).await {
+            match self.follow(account, lease, record).await {
                 Ok(room) => rooms.push(room),
                 Err(error) if error.is_unreadable_room() => {
                     self.declare_lost(record, &chain(&error)).await?;
@@ -247,10 +247,10 @@ impl<T: Table> Doorkeeper<T> {
     }
 
     /// Reads a room's log and stores what must not be forgotten, with the cursor that says it was read.
-    async fn follow(&self, lease: &Lease, record: &RoomRecord) -> Result<Room, ConvergeError> {
+    async fn follow(&self, account: &Account, lease: &Lease, record: &RoomRecord) -> Result<Room, ConvergeError> {
         let mut room = self.open(lease, record).await?;
         let mut events = Vec::new();
-        let walked = room.group.sync(&*self.parts.network, &mut Identities::default(), &mut events).await;
+        let walked = room.group.sync(account, &*self.parts.network, &mut Identities::default(), &mut events).await;
         let standing = if events.iter().any(matters) {
             self.parts.store.standing(&record.incarnation).await?
         } else {
@@ -474,7 +474,7 @@ impl<T: Table> Doorkeeper<T> {
             None => Ok(()),
         };
         let mut events = Vec::new();
-        let walked = room.group.sync(network, &mut Identities::default(), &mut events).await;
+        let walked = room.group.sync(account, network, &mut Identities::default(), &mut events).await;
         let standing = self.parts.store.standing(&room.record.incarnation).await?;
         let writes = self.marks(&room.record.incarnation, &standing, &events);
         let wallets = |inbox: &str| findings.wallets_of(inbox);

@@ -16,7 +16,15 @@ pub fn init() {
     }
 }
 
+/// openmls tells of every message that it cannot open as an error, and members may send what they like: what matters of
+/// that, usher says itself.
+const QUIET: &str = "openmls=off";
+
 fn filter(variable: impl Fn(&'static str) -> Option<String>) -> EnvFilter {
+    levels(variable).add_directive(QUIET.parse().expect("a directive"))
+}
+
+fn levels(variable: impl Fn(&'static str) -> Option<String>) -> EnvFilter {
     if let Some(level) = variable("AWS_LAMBDA_LOG_LEVEL") {
         // Lambda has a level that tracing has not.
         let level = if level.eq_ignore_ascii_case("fatal") { "error" } else { &level };

@@ -16,7 +16,7 @@ use crate::{
         create_inbox_update,
     },
     key_package::{self, Wrapping},
-    network::{Cursor, Network, NetworkError},
+    network::{Cursor, GroupMessage, Network, NetworkError},
     ports::{Clock, Randomness, random},
     proto::state,
     provider::{Provider, StorageCodecError, Values},
@@ -253,6 +253,14 @@ impl Account {
         let mut mac = Hmac::<Sha256>::new_from_slice(key.as_slice()).expect("HMAC takes keys of any length");
         mac.update(message);
         mac.finalize().into_bytes().to_vec()
+    }
+
+    /// Whether this account sent a message that it does not remember. MLS cannot tell: any member can make a message
+    /// that claims our leaf. But only the account's secret makes the HMAC that went with it.
+    pub(crate) fn sent(&self, group: GroupId, message: &GroupMessage) -> bool {
+        // The node's clock and ours may stand on two sides of an epoch's end.
+        let epochs = [message.created_ns.saturating_sub(DAY_NS), message.created_ns.saturating_add(DAY_NS)];
+        epochs.iter().any(|now_ns| self.sender_hmac(group, &message.data, *now_ns) == message.sender_hmac)
     }
 
     /// The account as bytes: private keys in clear. Seal them before storing them.

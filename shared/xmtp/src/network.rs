@@ -81,6 +81,8 @@ pub struct GroupMessage {
     pub created_ns: u64,
     /// TLS-serialized MLSMessage (RFC 9420 section 6).
     pub data: Vec<u8>,
+    /// What its sender gave as [`OutgoingMessage::sender_hmac`]. Nobody but he can check it.
+    pub sender_hmac: Vec<u8>,
 }
 
 /// A message for a group's log; the group is named inside the MLS bytes.

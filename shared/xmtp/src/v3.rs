@@ -250,7 +250,7 @@ impl Network for V3 {
             .await?;
         let messages = answer.messages.into_iter().filter_map(|message| match message.version? {
             mls_api::group_message::Version::V1(v1) => {
-                Some(GroupMessage { id: v1.id, created_ns: v1.created_ns, data: v1.data })
+                Some(GroupMessage { id: v1.id, created_ns: v1.created_ns, data: v1.data, sender_hmac: v1.sender_hmac })
             }
         });
         Ok(messages.collect())

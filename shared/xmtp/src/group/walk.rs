@@ -10,6 +10,7 @@ use tls_codec::Deserialize;
 
 use super::{Group, Lost, validate::CommitView};
 use crate::{
+    Account,
     content::{self, Content},
     identities::{Identities, IdentitiesError},
     identity::{InboxId, InstallationId},
@@ -87,6 +88,7 @@ impl Group {
     /// decided; what came before it is in `events` and in the group.
     pub async fn sync(
         &mut self,
+        account: &Account,
         network: &dyn Network,
         identities: &mut Identities,
         events: &mut Vec<Event>,
@@ -98,7 +100,7 @@ impl Group {
                 if self.lost.is_some() {
                     return Ok(());
                 }
-                self.receive(&message, network, identities, events).await?;
+                self.receive(&message, account, network, identities, events).await?;
             }
             if last {
                 return Ok(());
@@ -133,6 +135,7 @@ impl Group {
     async fn receive(
         &mut self,
         message: &GroupMessage,
+        account: &Account,
         network: &dyn Network,
         identities: &mut Identities,
         events: &mut Vec<Event>,
@@ -155,7 +158,7 @@ impl Group {
             }
             self.sent.remove(own);
         } else {
-            let event = self.meet_other(message, protocol_message, network, identities, events).await?;
+            let event = self.meet_other(message, protocol_message, account, network, identities, events).await?;
             events.extend(event);
         }
         self.cursor.advance(originator, message.id);
@@ -197,6 +200,7 @@ impl Group {
         &mut self,
         message: &GroupMessage,
         private: PrivateMessageIn,
+        account: &Account,
         network: &dyn Network,
         identities: &mut Identities,
         events: &mut Vec<Event>,
@@ -250,9 +254,10 @@ impl Group {
                 decided
             }
             ProcessedMessageContent::OwnPrivateMessage => {
-                if epoch >= self.epoch() {
-                    self.lose(Lost::RolledBack);
+                if epoch < self.epoch() || !account.sent(self.id, message) {
+                    return skipped("it claims to be ours".to_owned());
                 }
+                self.lose(Lost::RolledBack);
                 skipped("an own message that this state does not know".to_owned())
             }
             _ => skipped("not an XMTP message".to_owned()),
