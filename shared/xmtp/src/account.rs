@@ -36,7 +36,6 @@ const KEY_PACKAGE_AGE_MAX_NS: u64 = 30 * DAY_NS;
 const REPLACED_KEY_PACKAGE_KEPT_NS: u64 = 7 * DAY_NS;
 
 /// One installation of one inbox. Dropping it loses nothing that [`Account::encode`] wrote.
-#[derive(Debug)]
 pub struct Account {
     inbox: InboxId,
     key: InstallationKey,
@@ -46,6 +45,12 @@ pub struct Account {
     pub(crate) provider: Provider,
     pub(crate) welcomes: Cursor,
     hmac_root: Zeroizing<Vec<u8>>,
+}
+
+impl std::fmt::Debug for Account {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Account").field("inbox", &self.inbox).field("key", &self.key).finish_non_exhaustive()
+    }
 }
 
 /// Why an account cannot be made, registered or read.
@@ -277,6 +282,9 @@ impl Account {
         };
         let bytes = Zeroizing::new(account.encode_to_vec());
         account.installation_seed.zeroize();
+        account.hmac_root.zeroize();
+        account.key_packages.iter_mut().for_each(|package| package.xwing_private_key.zeroize());
+        wipe(&mut account.mls);
         Ok(bytes)
     }
 
@@ -302,6 +310,11 @@ impl Account {
             hmac_root: Zeroizing::new(account.hmac_root),
         })
     }
+}
+
+/// Overwrites values that were copied to be encoded.
+pub(crate) fn wipe(values: &mut [state::MlsValue]) {
+    values.iter_mut().for_each(|entry| entry.value.zeroize());
 }
 
 pub(crate) fn encode_values(values: Values) -> Vec<state::MlsValue> {

@@ -38,6 +38,14 @@ pub enum ExtensionError {
     },
 }
 
+impl ExtensionError {
+    pub(crate) fn extension(&self) -> u16 {
+        match self {
+            Self::Missing(extension) | Self::Malformed { extension, .. } => *extension,
+        }
+    }
+}
+
 fn malformed(extension: u16, reason: impl ToString) -> ExtensionError {
     ExtensionError::Malformed { extension, reason: reason.to_string() }
 }
@@ -75,6 +83,10 @@ pub struct MutableMetadata {
     pub admins: BTreeSet<InboxId>,
     /// Inboxes that count as super admin.
     pub super_admins: BTreeSet<InboxId>,
+    /// Entries of the admin list that are no inbox ids: clients write any text there.
+    pub odd_admins: BTreeSet<String>,
+    /// The same in the super admin list.
+    pub odd_super_admins: BTreeSet<String>,
 }
 
 /// Names of attributes in [`MutableMetadata`].
@@ -239,29 +251,35 @@ fn parse_immutable(bytes: &[u8]) -> Result<ImmutableMetadata, ExtensionError> {
 
 /// Both lists are present even when empty: readers refuse a group without them.
 fn encode_mutable(metadata: &MutableMetadata) -> Vec<u8> {
-    let list = |inboxes: &BTreeSet<InboxId>| {
-        Some(contents::Inboxes { inbox_ids: inboxes.iter().map(ToString::to_string).collect() })
+    let list = |inboxes: &BTreeSet<InboxId>, odd: &BTreeSet<String>| {
+        Some(contents::Inboxes {
+            inbox_ids: inboxes.iter().map(ToString::to_string).chain(odd.iter().cloned()).collect(),
+        })
     };
     contents::GroupMutableMetadataV1 {
         attributes: metadata.attributes.clone(),
-        admin_list: list(&metadata.admins),
-        super_admin_list: list(&metadata.super_admins),
+        admin_list: list(&metadata.admins, &metadata.odd_admins),
+        super_admin_list: list(&metadata.super_admins, &metadata.odd_super_admins),
     }
     .encode_to_vec()
 }
 
 fn parse_mutable(bytes: &[u8]) -> Result<MutableMetadata, ExtensionError> {
-    let bad = |reason: String| malformed(MUTABLE_METADATA, reason);
-    let proto = contents::GroupMutableMetadataV1::decode(bytes).map_err(|error| bad(error.to_string()))?;
-    let list = |inboxes: Option<contents::Inboxes>| -> Result<BTreeSet<InboxId>, ExtensionError> {
-        let inboxes = inboxes.ok_or_else(|| bad("an admin list is missing".to_owned()))?;
-        inboxes.inbox_ids.iter().map(|id| id.parse().map_err(|_| bad(format!("{id:?} is no inbox id")))).collect()
+    let bad = |reason: &str| malformed(MUTABLE_METADATA, reason);
+    let proto = contents::GroupMutableMetadataV1::decode(bytes).map_err(|error| bad(&error.to_string()))?;
+    let list = |inboxes: Option<contents::Inboxes>| {
+        let (mut good, mut odd) = (BTreeSet::new(), BTreeSet::new());
+        for id in inboxes.ok_or_else(|| bad("an admin list is missing"))?.inbox_ids {
+            match id.parse() {
+                Ok(inbox) => _ = good.insert(inbox),
+                Err(_) => _ = odd.insert(id),
+            }
+        }
+        Ok::<_, ExtensionError>((good, odd))
     };
-    Ok(MutableMetadata {
-        attributes: proto.attributes,
-        admins: list(proto.admin_list)?,
-        super_admins: list(proto.super_admin_list)?,
-    })
+    let (admins, odd_admins) = list(proto.admin_list)?;
+    let (super_admins, odd_super_admins) = list(proto.super_admin_list)?;
+    Ok(MutableMetadata { attributes: proto.attributes, admins, super_admins, odd_admins, odd_super_admins })
 }
 
 fn encode_membership(membership: &Membership) -> Vec<u8> {
@@ -278,14 +296,9 @@ fn parse_membership(bytes: &[u8]) -> Result<Membership, ExtensionError> {
     let members = proto.members.iter().map(|(inbox, sequence_id)| {
         Ok((inbox.parse().map_err(|_| bad(format!("{inbox:?} is no inbox id")))?, *sequence_id))
     });
-    let failed = proto.failed_installations.iter().map(|id| {
-        let key: [u8; 32] = id.as_slice().try_into().map_err(|_| bad("an installation id of odd length".to_owned()))?;
-        Ok(InstallationId::from(key))
-    });
-    Ok(Membership {
-        members: members.collect::<Result<_, ExtensionError>>()?,
-        failed_installations: failed.collect::<Result<_, ExtensionError>>()?,
-    })
+    // Nobody checks this list: an id of odd length names no installation.
+    let failed = proto.failed_installations.iter().filter_map(|id| InstallationId::try_from(id.as_slice()).ok());
+    Ok(Membership { members: members.collect::<Result<_, ExtensionError>>()?, failed_installations: failed.collect() })
 }
 
 fn parse_permissions(bytes: &[u8]) -> Result<Policies, ExtensionError> {

@@ -47,14 +47,12 @@ impl Identities {
         let wanted: Vec<(InboxId, u64)> = unknown.into_iter().map(|inbox| (inbox.clone(), 0)).collect();
         let logs = network.identity_updates(&wanted).await?;
         for ((inbox, _), log) in wanted.into_iter().zip(logs) {
-            let states = match verify(&inbox, &log, network).await {
-                Ok(states) => states,
-                Err(source) if source.is_retryable() => return Err(IdentitiesError::Unverifiable { inbox, source }),
-                Err(refused) => {
-                    self.refused.insert(inbox.clone(), refused.to_string());
-                    BTreeMap::new()
-                }
-            };
+            let (states, refusal) = verify(&log, &inbox, network).await;
+            match refusal {
+                Some(source) if source.is_retryable() => return Err(IdentitiesError::Unverifiable { inbox, source }),
+                Some(refused) => _ = self.refused.insert(inbox.clone(), refused.to_string()),
+                None => {}
+            }
             self.logs.insert(inbox, states);
         }
         Ok(())
@@ -85,6 +83,9 @@ impl Identities {
 
     /// The newest state of an inbox, and its entry.
     pub fn latest(&self, inbox: &InboxId) -> Option<(u64, &AssociationState)> {
+        if self.refused.contains_key(inbox) {
+            return None;
+        }
         self.logs.get(inbox)?.last_key_value().map(|(sequence_id, state)| (*sequence_id, state))
     }
 
@@ -93,28 +94,52 @@ impl Identities {
         self.refused.get(inbox).map(String::as_str)
     }
 
+    /// Whether the log has entries after `old`, up to `new`.
+    pub(crate) fn has_entries_between(&self, inbox: &InboxId, old: u64, new: u64) -> bool {
+        self.logs.get(inbox).is_some_and(|log| old < new && log.range(old + 1..=new).next().is_some())
+    }
+
+    /// Loads the logs of `inboxes`, again if `needed` names an entry that is newer than what was loaded.
+    pub(crate) async fn load_up_to(
+        &mut self,
+        network: &dyn Network,
+        inboxes: &BTreeSet<InboxId>,
+        needed: &BTreeMap<InboxId, u64>,
+    ) -> Result<(), IdentitiesError> {
+        for inbox in inboxes {
+            let newest = self.logs.get(inbox).and_then(|log| log.last_key_value()).map_or(0, |(newest, _)| *newest);
+            if needed.get(inbox).is_some_and(|needed| *needed > newest) {
+                self.logs.remove(inbox);
+                self.refused.remove(inbox);
+            }
+        }
+        self.load(network, inboxes).await
+    }
+
     pub(crate) fn installations_at(&self, inbox: &InboxId, sequence_id: u64) -> Option<BTreeSet<InstallationId>> {
         self.at(inbox, sequence_id).map(AssociationState::installations)
     }
 }
 
+/// The state after each entry, up to the first that breaks a rule: what came before it stays true.
 async fn verify(
-    inbox: &InboxId,
     log: &[crate::network::LoggedUpdate],
+    inbox: &InboxId,
     network: &dyn Network,
-) -> Result<BTreeMap<u64, AssociationState>, AssociationError> {
+) -> (BTreeMap<u64, AssociationState>, Option<AssociationError>) {
     let wallets = NodeVerifier(network);
     let mut states = BTreeMap::new();
     let mut state = None;
     for entry in log {
-        let next = AssociationState::apply(state, &entry.update, &wallets).await?;
-        if next.inbox_id() != inbox {
-            return Err(AssociationError::WrongInboxId);
-        }
+        let next = match AssociationState::apply(state, &entry.update, &wallets).await {
+            Ok(next) if next.inbox_id() == inbox => next,
+            Ok(_) => return (states, Some(AssociationError::WrongInboxId)),
+            Err(error) => return (states, Some(error)),
+        };
         states.insert(entry.sequence_id, next.clone());
         state = Some(next);
     }
-    Ok(states)
+    (states, None)
 }
 
 /// Smart-contract wallets are checked by the node, as libxmtp's bindings do.

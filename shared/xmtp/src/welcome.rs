@@ -379,7 +379,9 @@ impl Account {
         }
         identities.load(network, extensions.membership.members.keys()).await?;
         let leaves: Option<BTreeSet<Leaf>> = staged.members().map(|member| Leaf::of_member(&member).ok()).collect();
-        let Some(leaves) = leaves else { return dropped(&"a leaf names no inbox") };
+        let Some(leaves) = leaves.filter(|leaves| leaves.iter().all(|leaf| leaf.inbox.is_some())) else {
+            return dropped(&"a leaf names no inbox");
+        };
         if let Err(reason) = check_membership(&extensions, &leaves, identities) {
             return dropped(&reason);
         }

@@ -7,7 +7,7 @@ use openmls_traits::OpenMlsProvider;
 use sha2::{Digest, Sha256};
 
 use super::{
-    Group, InvalidCommit, Lost,
+    Group, InvalidCommit, Lost, SENT_MAX,
     validate::{CommitView, leaves},
 };
 use crate::{
@@ -68,6 +68,12 @@ pub enum ChangeError {
     /// The commit would keep others from joining, so it was not made.
     #[error("nobody could join after the commit because of inbox {0}")]
     Damaging(InboxId),
+    /// The commit would add a leaf whose inbox is no member, so it was not made.
+    #[error("installation {0} would have a leaf without being a member's")]
+    Planting(InstallationId),
+    /// Too many messages were sent without reading the log: sync first.
+    #[error("too many messages were sent since the log was read")]
+    Unread,
     /// Removes would name somebody without a leaf.
     #[error("installation {0} has no leaf")]
     NoLeaf(InstallationId),
@@ -331,8 +337,12 @@ impl Group {
         let view = CommitView::new(&self.mls, staged, &Sender::Member(self.mls.own_leaf_index()))?;
         identities.load(network, &view.inboxes_to_verify()).await?;
         view.check(identities)?;
-        match view.damage(identities).into_iter().next() {
-            Some(inbox) => Err(ChangeError::Damaging(inbox)),
+        // Damage that was there before is mended in commits of its own; it must not stop a removal.
+        if let Some(inbox) = view.damage(identities).into_iter().find(|inbox| !self.damaged.contains(inbox)) {
+            return Err(ChangeError::Damaging(inbox));
+        }
+        match view.planted().into_iter().next() {
+            Some(installation) => Err(ChangeError::Planting(installation)),
             None => Ok(()),
         }
     }
@@ -352,6 +362,9 @@ impl Group {
         clock: &dyn Clock,
     ) -> Result<OutgoingMessage, ChangeError> {
         self.check_writable()?;
+        if self.sent.len() >= SENT_MAX {
+            return Err(ChangeError::Unread);
+        }
         let data = self
             .mls
             .create_message(&self.provider, &account.key().mls_signer(), &message.plaintext)

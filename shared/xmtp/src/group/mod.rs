@@ -19,7 +19,7 @@ pub use walk::{Committed, Event, Received, WalkError};
 
 use crate::{
     Account, GroupId,
-    account::{decode_cursor, decode_values, encode_cursor, encode_values},
+    account::{decode_cursor, decode_values, encode_cursor, encode_values, wipe},
     extensions::{
         ConversationType, ExtensionError, GroupExtensions, ImmutableMetadata, Membership, MutableMetadata, attributes,
     },
@@ -151,8 +151,8 @@ impl Group {
                     text(attributes::IMAGE_URL, String::new()),
                     text(attributes::APP_DATA, String::new()),
                 ]),
-                admins: BTreeSet::new(),
                 super_admins: [account.inbox().clone()].into(),
+                ..MutableMetadata::default()
             },
             membership: Membership {
                 // libxmtp writes 0 here and repairs it in the first commit; joiners refuse a 0 that stayed.
@@ -290,7 +290,10 @@ impl Group {
     pub fn strangers(&self) -> BTreeSet<InstallationId> {
         let members = self.membership().members;
         let leaves = validate::leaves(&self.mls).into_iter();
-        leaves.filter(|leaf| !members.contains_key(&leaf.inbox)).map(|leaf| leaf.installation).collect()
+        leaves
+            .filter(|leaf| !leaf.inbox.as_ref().is_some_and(|inbox| members.contains_key(inbox)))
+            .map(|leaf| leaf.installation)
+            .collect()
     }
 
     /// Whether this member is still in the group.
@@ -308,7 +311,7 @@ impl Group {
     /// The group as bytes: secrets in clear. Seal them before storing them.
     pub fn encode(&self) -> Result<Zeroizing<Vec<u8>>, GroupError> {
         let inboxes = |inboxes: &BTreeSet<InboxId>| inboxes.iter().map(ToString::to_string).collect();
-        let group = state::Group {
+        let mut group = state::Group {
             id: self.id.0.to_vec(),
             mls: encode_values(self.provider.encode()?),
             cursor: Some(encode_cursor(&self.cursor)),
@@ -321,7 +324,9 @@ impl Group {
             lost: self.lost.as_ref().map(ToString::to_string).unwrap_or_default(),
             added_by: self.added_by.as_ref().map(ToString::to_string).unwrap_or_default(),
         };
-        Ok(Zeroizing::new(group.encode_to_vec()))
+        let bytes = Zeroizing::new(group.encode_to_vec());
+        wipe(&mut group.mls);
+        Ok(bytes)
     }
 
     /// The group that [`Group::encode`] wrote.

@@ -69,25 +69,26 @@ pub enum InvalidCommit {
 /// A leaf of the tree.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Leaf {
-    pub(crate) inbox: InboxId,
+    /// What its credential names. Members do not look at the credential of an added leaf, so it may name no inbox.
+    pub(crate) inbox: Option<InboxId>,
     pub(crate) installation: InstallationId,
 }
 
 impl Leaf {
     fn of(node: &LeafNode) -> Result<Self, InvalidCommit> {
-        let inbox = credential_inbox(node.credential()).ok_or(InvalidCommit::Credential)?;
+        let inbox = credential_inbox(node.credential());
         let installation = node.signature_key().as_slice().try_into().map_err(|_| InvalidCommit::Credential)?;
         Ok(Self { inbox, installation })
     }
 
     pub(crate) fn of_member(member: &Member) -> Result<Self, InvalidCommit> {
-        let inbox = credential_inbox(&member.credential).ok_or(InvalidCommit::Credential)?;
+        let inbox = credential_inbox(&member.credential);
         let installation = member.signature_key.as_slice().try_into().map_err(|_| InvalidCommit::Credential)?;
         Ok(Self { inbox, installation })
     }
 }
 
-/// The leaves of a group. Leaves whose credential names no inbox are left out: they never pass the rules below.
+/// The leaves of a group.
 pub(crate) fn leaves(group: &MlsGroup) -> BTreeSet<Leaf> {
     group.members().filter_map(|member| Leaf::of_member(&member).ok()).collect()
 }
@@ -95,7 +96,8 @@ pub(crate) fn leaves(group: &MlsGroup) -> BTreeSet<Leaf> {
 /// What the rules look at, taken out of a staged commit.
 #[derive(Debug, Clone)]
 pub(crate) struct CommitView {
-    pub(crate) actor: Leaf,
+    actor: Leaf,
+    pub(crate) actor_inbox: InboxId,
     pub(crate) old: GroupExtensions,
     pub(crate) new: GroupExtensions,
     added: Vec<Leaf>,
@@ -123,6 +125,7 @@ impl CommitView {
         let removed = staged.remove_proposals().map(|remove| leaf(remove.remove_proposal().removed()));
         let updated = staged.update_proposals().map(|update| Leaf::of(update.update_proposal().leaf_node()));
         Ok(Self {
+            actor_inbox: actor.inbox.clone().ok_or(InvalidCommit::Credential)?,
             actor,
             old: GroupExtensions::parse(group.extensions())?,
             new: GroupExtensions::parse(staged.group_context().extensions())?,
@@ -137,8 +140,8 @@ impl CommitView {
     /// The roles of the actor before the commit: nobody gains a right and uses it in one commit.
     pub(crate) fn actor_roles(&self) -> Roles {
         Roles {
-            admin: self.old.mutable.admins.contains(&self.actor.inbox),
-            super_admin: self.old.mutable.super_admins.contains(&self.actor.inbox),
+            admin: self.old.mutable.admins.contains(&self.actor_inbox),
+            super_admin: self.old.mutable.super_admins.contains(&self.actor_inbox),
         }
     }
 
@@ -186,8 +189,8 @@ impl CommitView {
         };
         let mut inboxes: BTreeSet<InboxId> =
             self.old_members().keys().chain(self.new_members().keys()).filter(changed).cloned().collect();
-        inboxes.insert(self.actor.inbox.clone());
-        inboxes.extend(self.updated.iter().map(|leaf| leaf.inbox.clone()));
+        inboxes.insert(self.actor_inbox.clone());
+        inboxes.extend(self.updated.iter().filter_map(|leaf| leaf.inbox.clone()));
         inboxes
     }
 
@@ -206,12 +209,12 @@ impl CommitView {
 
     fn check_attributes(&self) -> Result<(), InvalidCommit> {
         for (name, value) in self.changed_attributes() {
-            let value = value.map(String::as_str).unwrap_or_default();
+            let Some(value) = value else { continue };
             if attributes::bytes_max(name).is_some_and(|max| value.len() > max) {
                 return Err(InvalidCommit::AttributeTooLong(name.clone()));
             }
             if name == attributes::MINIMUM_VERSION && !is_version(value) {
-                return Err(InvalidCommit::MinimumVersion(value.to_owned()));
+                return Err(InvalidCommit::MinimumVersion(value.clone()));
             }
         }
         Ok(())
@@ -226,17 +229,18 @@ impl CommitView {
 
     /// Adds and Removes must be what the identity logs say that the change of the membership implies.
     fn check_installations(&self, identities: &Identities) -> Result<(), InvalidCommit> {
-        let (mut expected_added, mut expected_removed) = self.expected_installations(identities)?;
+        let (expected_added, mut expected_removed) = self.expected_installations(identities)?;
         let mut added: BTreeSet<InstallationId> = self.added.iter().map(|leaf| leaf.installation).collect();
         let mut removed: BTreeSet<InstallationId> = self.removed.iter().map(|leaf| leaf.installation).collect();
-        let failed = &self.new.membership.failed_installations;
+        let mut failed = self.new.membership.failed_installations.clone();
         if self.actor_roles().super_admin {
-            // Recovery from a fork: a super admin adds an installation again.
-            let again: BTreeSet<InstallationId> =
-                removed.iter().filter(|id| added.contains(*id) || failed.contains(*id)).copied().collect();
-            for set in [&mut added, &mut removed, &mut expected_added, &mut expected_removed] {
-                set.retain(|id| !again.contains(id));
-            }
+            // Recovery from a fork: a super admin adds an installation again, or lists it as failed.
+            let again: BTreeSet<InstallationId> = removed.intersection(&added).copied().collect();
+            added.retain(|id| !again.contains(id));
+            removed.retain(|id| !again.contains(id));
+            let listed: BTreeSet<InstallationId> = removed.intersection(&failed).copied().collect();
+            failed.retain(|id| !listed.contains(id));
+            removed.retain(|id| !listed.contains(id));
         }
         let in_tree = |id: &InstallationId| self.leaves_before.iter().any(|leaf| leaf.installation == *id);
         if let Some(unexpected) = added.iter().find(|id| !expected_added.contains(*id) && !in_tree(id)) {
@@ -263,9 +267,13 @@ impl CommitView {
                 // libxmtp's creators start with 0, which stands for an empty state.
                 None | Some(0) => added.extend(at(inbox, *new_id)?),
                 Some(old_id) => {
-                    let (old, new) = (at(inbox, *old_id)?, at(inbox, *new_id)?);
-                    added.extend(new.difference(&old));
-                    removed.extend(old.difference(&new));
+                    let old = at(inbox, *old_id)?;
+                    // libxmtp compares the last entry up to the new id with it, and lets an id pass that has none.
+                    if identities.has_entries_between(inbox, *old_id, *new_id) {
+                        let new = at(inbox, *new_id)?;
+                        added.extend(new.difference(&old));
+                        removed.extend(old.difference(&new));
+                    }
                 }
             }
         }
@@ -276,12 +284,21 @@ impl CommitView {
     }
 
     fn check_in_membership(&self, leaf: &Leaf, identities: &Identities) -> Result<(), InvalidCommit> {
-        let outside = || InvalidCommit::ActorNotInMembership(leaf.inbox.clone(), leaf.installation);
-        let sequence_id = *self.new_members().get(&leaf.inbox).ok_or_else(outside)?;
+        let inbox = leaf.inbox.as_ref().ok_or(InvalidCommit::Credential)?;
+        let outside = || InvalidCommit::ActorNotInMembership(inbox.clone(), leaf.installation);
+        let sequence_id = *self.new_members().get(inbox).ok_or_else(outside)?;
         let installations = identities
-            .installations_at(&leaf.inbox, sequence_id)
-            .ok_or_else(|| InvalidCommit::MissingIdentityUpdate(leaf.inbox.clone(), sequence_id))?;
+            .installations_at(inbox, sequence_id)
+            .ok_or_else(|| InvalidCommit::MissingIdentityUpdate(inbox.clone(), sequence_id))?;
         if installations.contains(&leaf.installation) { Ok(()) } else { Err(outside()) }
+    }
+
+    /// libxmtp lets anybody add the other listed member of a DM, whatever kind of conversation it is.
+    fn adds_dm_member(&self) -> bool {
+        let Some((one, two)) = &self.old.immutable.dm_members else { return false };
+        let mut added = self.added_inboxes();
+        let (Some(only), None) = (added.next(), added.next()) else { return false };
+        *only != self.actor_inbox && (only.as_str() == one || only.as_str() == two)
     }
 
     fn check_permissions(&self) -> Result<(), InvalidCommit> {
@@ -289,11 +306,11 @@ impl CommitView {
         let policies = &self.old.policies;
         let (old, new) = (&self.old.mutable, &self.new.mutable);
         let permit = |allowed: bool, what: &dyn Fn() -> String| {
-            let refused = || InvalidCommit::NotPermitted { actor: self.actor.inbox.clone(), what: what() };
+            let refused = || InvalidCommit::NotPermitted { actor: self.actor_inbox.clone(), what: what() };
             if allowed { Ok(()) } else { Err(refused()) }
         };
         for inbox in self.added_inboxes() {
-            permit(policies.add_member.allows(roles), &|| format!("add inbox {inbox}"))?;
+            permit(policies.add_member.allows(roles) || self.adds_dm_member(), &|| format!("add inbox {inbox}"))?;
         }
         for inbox in self.removed_inboxes() {
             let allowed = policies.remove_member.allows(roles) && !old.super_admins.contains(inbox);
@@ -302,35 +319,51 @@ impl CommitView {
         for (name, _) in self.changed_attributes() {
             permit(policies.metadata(name).allows(roles), &|| format!("change attribute {name}"))?;
         }
-        if new.admins.difference(&old.admins).next().is_some() {
+        if gained(&old.admins, &old.odd_admins, &new.admins, &new.odd_admins) {
             permit(policies.add_admin.allows(roles), &|| "name admins".to_owned())?;
         }
-        if old.admins.difference(&new.admins).next().is_some() {
+        if gained(&new.admins, &new.odd_admins, &old.admins, &old.odd_admins) {
             permit(policies.remove_admin.allows(roles), &|| "dismiss admins".to_owned())?;
         }
-        if new.super_admins.difference(&old.super_admins).next().is_some() {
+        if gained(&old.super_admins, &old.odd_super_admins, &new.super_admins, &new.odd_super_admins) {
             permit(roles.super_admin, &|| "name super admins".to_owned())?;
         }
-        if old.super_admins.difference(&new.super_admins).next().is_some() {
-            permit(roles.super_admin && !new.super_admins.is_empty(), &|| "dismiss super admins".to_owned())?;
+        if gained(&new.super_admins, &new.odd_super_admins, &old.super_admins, &old.odd_super_admins) {
+            permit(roles.super_admin && !(new.super_admins.is_empty() && new.odd_super_admins.is_empty()), &|| {
+                "dismiss super admins".to_owned()
+            })?;
         }
         permit(*policies == self.new.policies || roles.super_admin, &|| "change permissions".to_owned())
     }
 
-    /// Inboxes, of those that this commit touched, whose installations are afterwards neither all in the tree nor
+    /// Members, of those that this commit touched, whose installations are afterwards neither all in the tree nor
     /// listed as failed, or that have leaves they should not have: while there is one, nobody can join.
     pub(crate) fn damage(&self, identities: &Identities) -> BTreeSet<InboxId> {
         let leaves = self.leaves_after();
         let by_inbox = by_inbox(&leaves);
         let failed = &self.new.membership.failed_installations;
-        let strangers = by_inbox.keys().filter(|inbox| !self.new_members().contains_key(**inbox)).copied();
         let broken = self.new_members().iter().filter(|(inbox, sequence_id)| {
             let Some(expected) = identities.installations_at(inbox, **sequence_id) else { return true };
             let present: BTreeSet<InstallationId> = by_inbox.get(inbox).cloned().unwrap_or_default();
             !present.is_subset(&expected) || expected.difference(&present).any(|id| !failed.contains(id))
         });
         let checked = self.inboxes_to_verify();
-        strangers.chain(broken.map(|(inbox, _)| inbox).filter(|inbox| checked.contains(*inbox))).cloned().collect()
+        broken.map(|(inbox, _)| inbox).filter(|inbox| checked.contains(*inbox)).cloned().collect()
+    }
+
+    /// Leaves that this commit plants and whose inbox is no member: with them nobody can join either.
+    pub(crate) fn planted(&self) -> BTreeSet<InstallationId> {
+        let member = |leaf: &&Leaf| leaf.inbox.as_ref().is_some_and(|inbox| self.new_members().contains_key(inbox));
+        let strangers = self
+            .leaves_after()
+            .iter()
+            .filter(|leaf| !member(leaf))
+            .map(|leaf| leaf.installation)
+            .collect::<BTreeSet<_>>();
+        let old_member = |leaf: &&Leaf| leaf.inbox.as_ref().is_some_and(|inbox| self.old_members().contains_key(inbox));
+        let before: BTreeSet<_> =
+            self.leaves_before.iter().filter(|leaf| !old_member(leaf)).map(|leaf| leaf.installation).collect();
+        strangers.difference(&before).copied().collect()
     }
 
     /// What a client shows of the commit. `leaving` are the inboxes that had asked to leave.
@@ -339,7 +372,7 @@ impl CommitView {
         let added = |old: &BTreeSet<InboxId>, new: &BTreeSet<InboxId>| new.difference(old).map(inbox).collect();
         let (old, new) = (&self.old.mutable, &self.new.mutable);
         GroupUpdated {
-            initiated_by_inbox_id: self.actor.inbox.to_string(),
+            initiated_by_inbox_id: self.actor_inbox.to_string(),
             added_inboxes: self.added_inboxes().map(inbox).collect(),
             removed_inboxes: self.removed_inboxes().filter(|gone| !leaving.contains(*gone)).map(inbox).collect(),
             left_inboxes: self.removed_inboxes().filter(|gone| leaving.contains(*gone)).map(inbox).collect(),
@@ -362,14 +395,27 @@ impl CommitView {
 pub(crate) fn by_inbox(leaves: &BTreeSet<Leaf>) -> BTreeMap<&InboxId, BTreeSet<InstallationId>> {
     let mut by_inbox: BTreeMap<&InboxId, BTreeSet<InstallationId>> = BTreeMap::new();
     for leaf in leaves {
-        by_inbox.entry(&leaf.inbox).or_default().insert(leaf.installation);
+        if let Some(inbox) = &leaf.inbox {
+            by_inbox.entry(inbox).or_default().insert(leaf.installation);
+        }
     }
     by_inbox
 }
 
-/// `x.y.z`, with an optional suffix after `-`.
+/// Whether the second pair of lists names somebody whom the first does not.
+fn gained(
+    inboxes: &BTreeSet<InboxId>,
+    odd: &BTreeSet<String>,
+    later: &BTreeSet<InboxId>,
+    later_odd: &BTreeSet<String>,
+) -> bool {
+    !later.is_subset(inboxes) || !later_odd.is_subset(odd)
+}
+
+/// `x.y.z`, with an optional suffix after `-` that holds no dot, as libxmtp 1.9 reads it.
 fn is_version(text: &str) -> bool {
-    let numbers = text.split_once('-').map_or(text, |(numbers, _suffix)| numbers);
-    let parts: Vec<&str> = numbers.split('.').collect();
-    parts.len() == 3 && parts.iter().all(|part| part.parse::<u32>().is_ok())
+    let parts: Vec<&str> = text.split('.').collect();
+    let [major, minor, patch] = parts[..] else { return false };
+    let patch = patch.split_once('-').map_or(patch, |(patch, _suffix)| patch);
+    [major, minor, patch].iter().all(|part| part.parse::<u32>().is_ok())
 }

@@ -8,10 +8,11 @@ use openmls::{
 use sha2::{Digest, Sha256};
 use tls_codec::Deserialize;
 
-use super::{Group, Lost, validate::CommitView};
+use super::{Group, InvalidCommit, Lost, validate::CommitView};
 use crate::{
     Account,
     content::{self, Content},
+    extensions::IMMUTABLE_METADATA,
     identities::{Identities, IdentitiesError},
     identity::{InboxId, InstallationId},
     key_package::credential_inbox,
@@ -151,12 +152,10 @@ impl Group {
             ContentType::Application | ContentType::Proposal => APPLICATION_MESSAGES,
         };
         let digest: [u8; 32] = Sha256::digest(&message.data).into();
-        let own = self.sent.iter().position(|sent| *sent == digest);
-        if let Some(own) = own {
-            if let Some(event) = self.meet_own(message, network, identities).await? {
-                events.push(event);
-            }
-            self.sent.remove(own);
+        let pending = self.pending.as_ref().is_some_and(|pending| pending.data == message.data);
+        if pending || self.sent.contains(&digest) {
+            events.extend(self.meet_own(message, network, identities).await?);
+            self.sent.retain(|sent| *sent != digest);
         } else {
             let event = self.meet_other(message, protocol_message, account, network, identities, events).await?;
             events.extend(event);
@@ -279,9 +278,14 @@ impl Group {
         };
         let view = match CommitView::new(&self.mls, &staged, sender) {
             Ok(view) => view,
+            Err(InvalidCommit::Extensions(error)) if error.extension() == IMMUTABLE_METADATA => {
+                // Members do not look at the new 0xf000, and cannot use the group afterwards.
+                self.lose(Lost::Unfollowable(format!("commit {}: {error}", message.id)));
+                return refused(&error);
+            }
             Err(invalid) => return refused(&invalid),
         };
-        identities.load(network, &view.inboxes_to_verify()).await?;
+        identities.load_up_to(network, &view.inboxes_to_verify(), &view.new.membership.members).await?;
         if let Err(invalid) = view.check(identities) {
             return refused(&invalid);
         }
@@ -310,7 +314,7 @@ impl Group {
             created_ns: message.created_ns,
             epoch: self.epoch(),
             own,
-            actor: view.actor.inbox.clone(),
+            actor: view.actor_inbox.clone(),
             actor_is_admin: admin || super_admin,
             change,
         })
@@ -333,5 +337,5 @@ impl Group {
 
 fn is_lifetime<E: std::fmt::Debug>(error: &ProcessMessageError<E>) -> bool {
     // The lifetime is reported from three places, each wrapped differently.
-    format!("{error:?}").contains("Lifetime")
+    format!("{error:?}").contains("LifetimeError")
 }
