@@ -322,7 +322,9 @@ impl World {
     pub async fn sweep(&self, owner: &str) -> Result<Vec<Converged>, InvokeError> {
         let doorkeeper = self.doorkeeper().await.map_err(InvokeError::Scenery)?;
         let mut ends = Vec::new();
-        for event in doorkeeper.overdue().await? {
+        let mut events = doorkeeper.due().await?;
+        events.extend(doorkeeper.with_news().await?);
+        for event in events {
             let deadline_ms = self.clock.now_ms() + 25_000;
             ends.push(doorkeeper.converge(&event, owner, deadline_ms, Cause::Nudge).await?);
         }

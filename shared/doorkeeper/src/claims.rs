@@ -10,7 +10,7 @@ use usher_domain::{
 };
 use usher_store::{
     Table,
-    standing::{Link, Mark, Standing, Waiting},
+    standing::{Link, Mark, Marked, Standing, Waiting},
     table::Write,
 };
 use usher_xmtp::{Account, Identities, MemberKeyPackage, identity};
@@ -39,7 +39,12 @@ pub(crate) struct Findings {
     pub(crate) identities: Identities,
     pub(crate) key_packages: BTreeMap<InstallationId, KeyPackageView>,
     pub(crate) usable: BTreeMap<InstallationId, MemberKeyPackage>,
+    /// Something could not be found out: look again soon.
+    pub(crate) missed: Missed,
 }
+
+/// Whether something could not be found out.
+type Missed = bool;
 
 impl Findings {
     /// The identity logs that were read, as the planner takes them.
@@ -86,9 +91,15 @@ impl<T: Table> Doorkeeper<T> {
     ) -> Result<Findings, ConvergeError> {
         let mut claims = self.unresolved(account, incarnation, live, standing).await?;
         let mut identities = Identities::default();
-        self.resolve(&mut claims, &mut identities, rooms).await?;
-        let (key_packages, usable) = self.key_packages(&claims, &identities, rooms).await?;
-        Ok(Findings { claims, identities, key_packages, usable })
+        let mut missed = self.resolve(&mut claims, &mut identities, rooms).await?;
+        let (key_packages, usable) = match self.key_packages(&claims, &identities, rooms).await {
+            Ok(found) => found,
+            Err(error) => {
+                missed = self.missed("key packages", &error);
+                Default::default()
+            }
+        };
+        Ok(Findings { claims, identities, key_packages, usable, missed })
     }
 
     async fn unresolved(
@@ -136,9 +147,12 @@ impl<T: Table> Doorkeeper<T> {
         claims: &mut Claims,
         identities: &mut Identities,
         rooms: &[Room],
-    ) -> Result<(), ConvergeError> {
+    ) -> Result<Missed, ConvergeError> {
         let network = &*self.parts.network;
-        self.load_changed(claims, identities, rooms).await?;
+        let missed = match self.load_changed(claims, identities, rooms).await {
+            Ok(()) => false,
+            Err(error) => self.missed("identity logs", &error),
+        };
         for (wallet, inbox) in claims.links.clone() {
             let given_up =
                 identities.latest(&xmtp_inbox(&inbox)).is_some_and(|(_, state)| !state.addresses().contains(&wallet));
@@ -153,10 +167,15 @@ impl<T: Table> Doorkeeper<T> {
             .filter(|wallet| !claims.links.contains_key(wallet) || claims.answers.contains_key(wallet))
             .collect();
         if unknown.is_empty() {
-            return Ok(());
+            return Ok(missed);
         }
-        let suggested = network.inbox_ids(&unknown).await?;
-        identities.load(network, suggested.iter().flatten()).await?;
+        let suggested = match network.inbox_ids(&unknown).await {
+            Ok(suggested) => suggested,
+            Err(error) => return Ok(self.missed("inboxes of wallets", &error)),
+        };
+        if let Err(error) = identities.load(network, suggested.iter().flatten()).await {
+            return Ok(self.missed("identity logs of newcomers", &error));
+        }
         for (wallet, inbox) in unknown.into_iter().zip(suggested) {
             let listed = |inbox: &identity::InboxId| {
                 identities.latest(inbox).is_some_and(|(_, state)| state.addresses().contains(&wallet))
@@ -169,7 +188,14 @@ impl<T: Table> Doorkeeper<T> {
             };
             claims.answers.insert(wallet, answer);
         }
-        Ok(())
+        Ok(missed)
+    }
+
+    /// What could not be found out is silence, which changes nothing: a removal that a fact calls for does not wait for
+    /// it. But the event is not at rest.
+    fn missed(&self, what: &str, error: &(dyn std::error::Error + 'static)) -> Missed {
+        tracing::warn!(what, error, "not found out now");
+        true
     }
 
     /// Reads the identity logs that matter: of members and linked inboxes whose logs have moved on since a room took
@@ -191,6 +217,10 @@ impl<T: Table> Doorkeeper<T> {
         }
         let others = claims.links.values().chain(&claims.guests).map(xmtp_inbox);
         load.extend(others.filter(|inbox| !known.contains_key(inbox)));
+        // Who is in charge sits in every room.
+        let in_charge = claims.links.get(&claims.creator).map(xmtp_inbox);
+        let absent = |inbox: &identity::InboxId| rooms.iter().any(|room| !room.group.members().contains_key(inbox));
+        load.extend(in_charge.filter(absent));
         let known: Vec<(identity::InboxId, u64)> = known.into_iter().collect();
         load.extend(Identities::changed(&*self.parts.network, &known).await?);
         Ok(identities.load(&*self.parts.network, &load).await?)
@@ -249,15 +279,24 @@ impl<T: Table> Doorkeeper<T> {
         &self,
         incarnation: &Incarnation,
         findings: &Findings,
+        rooms: &[Room],
     ) -> Result<(), ConvergeError> {
         let verified_ms = self.parts.clock.now_ms();
-        let new = findings.claims.answers.iter().filter_map(|(wallet, answer)| match answer {
-            Answer::Linked(inbox) if findings.claims.links.get(wallet) != Some(inbox) => {
-                Some(Link { wallet: *wallet, inbox: inbox.clone(), verified_ms }.write(incarnation))
+        let seated = |inbox: &InboxId| rooms.iter().any(|room| room.group.members().contains_key(&xmtp_inbox(inbox)));
+        let mut writes = Vec::new();
+        for (wallet, answer) in &findings.claims.answers {
+            let Answer::Linked(inbox) = answer else { continue };
+            // The old link explains why its inbox has to go: it is replaced when that is done.
+            if findings.claims.links.get(wallet).is_some_and(|old| old == inbox || seated(old)) {
+                continue;
             }
-            _ => None,
-        });
-        self.write_rows(new.collect()).await
+            writes.push(Link { wallet: *wallet, inbox: inbox.clone(), verified_ms }.write(incarnation));
+            if findings.claims.guests.contains(inbox) {
+                // Whoever holds a ticket belongs by it, also if an admin was faster than usher.
+                writes.push(Marked::remove(incarnation, inbox));
+            }
+        }
+        self.write_rows(writes).await
     }
 
     /// Brings the rows of waiting wallets up to date; returns when the first of them is to be tried again.

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use usher_domain::{
     EventKey, GroupId, InboxId, Incarnation,
-    admission::{Admission, Unresolved},
+    admission::{Admission, Departure, Unresolved},
     planner::{self, Grounds, Input, MemberView, MembershipCommit, Purpose, RoomView, Step, WantedMetadata},
 };
 use usher_store::{
@@ -29,8 +29,8 @@ use crate::{
 const COMMIT_MS_MIN: u64 = 8_000;
 /// A lease outlives its invocation's deadline by this much.
 const LEASE_GRACE_MS: u64 = 5_000;
-/// How soon an event is looked at again whose convergence failed.
-const RETRY_MS: u64 = 30_000;
+/// How soon an event is looked at again after a stop with work left. (Otherwise the schedule finds it, as it is due.)
+const STOPPED_MS: u64 = 1_000;
 /// Every event with rooms is looked at at least this often.
 const DAY_MS: u64 = 24 * 60 * 60 * 1000;
 /// How many rounds of planning one lease takes.
@@ -102,14 +102,13 @@ impl<T: Table> Doorkeeper<T> {
             self.leave_nudge(event, until_ms - now_ms).await;
         }
         let mut commits = 0;
-        match self.rounds(&account, lease.clone(), deadline_ms, &mut commits).await {
+        match self.rounds(&account, lease.clone(), deadline_ms, cause, &mut commits).await {
             Ok(converged) => Ok(converged),
             Err(ConvergeError::Fenced) => Err(ConvergeError::Fenced),
             Err(error) => {
                 let reason = chain(&error);
                 tracing::warn!(%event, error = %reason, error.code = error.code(), "convergence left for later");
                 self.parts.store.abandon(&lease).await?;
-                self.parts.store.mark_due(event, self.parts.clock.now_ms() + RETRY_MS).await?;
                 Ok(Converged::Unfinished { reason })
             }
         }
@@ -128,13 +127,17 @@ impl<T: Table> Doorkeeper<T> {
         account: &Account,
         mut lease: Lease,
         deadline_ms: u64,
+        cause: Cause,
         commits: &mut u32,
     ) -> Result<Converged, ConvergeError> {
-        self.parts.store.replay(&lease.event).await?;
+        if let Err(error) = self.parts.store.replay(&lease.event).await {
+            // The lease is not released before it is done.
+            tracing::warn!(event = %lease.event, error = %chain(&error), "replay of waiting facts left for later");
+        }
         for _ in 0..ROUNDS_MAX {
             let again_at_ms = match self.round(account, &lease, deadline_ms, commits).await? {
                 Round::Acted => continue,
-                Round::Stop(reason) => return self.stop(&lease, reason).await,
+                Round::Stop(reason) => return self.stop(&lease, cause, reason).await,
                 Round::Rest { again_at_ms } => again_at_ms,
             };
             match self.parts.store.release(&lease, Some(again_at_ms)).await? {
@@ -149,13 +152,13 @@ impl<T: Table> Doorkeeper<T> {
                 Release::Fenced => return Err(ConvergeError::Fenced),
             }
         }
-        self.stop(&lease, "too many rounds".to_owned()).await
+        self.stop(&lease, cause, "too many rounds".to_owned()).await
     }
 
-    async fn stop(&self, lease: &Lease, reason: String) -> Result<Converged, ConvergeError> {
+    async fn stop(&self, lease: &Lease, cause: Cause, reason: String) -> Result<Converged, ConvergeError> {
         self.parts.store.abandon(lease).await?;
-        if let Err(error) = self.parts.nudges.nudge(&lease.event, 1).await {
-            tracing::warn!(event = %lease.event, error = %chain(&error), "no nudge was left");
+        if cause == Cause::Fact {
+            self.leave_nudge(&lease.event, STOPPED_MS).await;
         }
         Ok(Converged::Unfinished { reason })
     }
@@ -177,7 +180,7 @@ impl<T: Table> Doorkeeper<T> {
         };
         let now_ms = self.parts.clock.now_ms();
         let mut again_at_ms = now_ms + DAY_MS;
-        if event.disputed {
+        if event.disputed && event.minted.is_none() {
             return Ok(Round::Rest { again_at_ms });
         }
         let current = event.minted.as_ref().map(|minted| minted.incarnation);
@@ -207,10 +210,10 @@ impl<T: Table> Doorkeeper<T> {
         let records: Vec<&RoomRecord> = event.rooms.iter().filter(|room| room.incarnation == incarnation).collect();
         let mut rooms = Vec::new();
         for record in records.iter().filter(|record| record.state == RoomState::Active) {
-            match self.follow(account, lease, record).await {
-                Ok(room) => rooms.push(room),
+            match self.open(lease, record).await {
+                Ok(room) => rooms.push(self.follow(account, lease, room).await?),
                 Err(error) if error.is_unreadable_room() => {
-                    self.declare_lost(record, &chain(&error)).await?;
+                    self.declare_lost(lease, record, &chain(&error)).await?;
                     return Ok(Round::Acted);
                 }
                 Err(error) => return Err(error),
@@ -222,10 +225,7 @@ impl<T: Table> Doorkeeper<T> {
         }
         let standing = self.parts.store.standing(&incarnation).await?;
         let findings = self.findings(account, &incarnation, live, &standing, &rooms).await?;
-        self.remember_links(&incarnation, &findings).await?;
-        if let Some(index) = rooms.iter().position(|room| room.group.has_welcomes()) {
-            self.send_welcomes(lease, &mut rooms[index], &findings).await?;
-        }
+        self.remember_links(&incarnation, &findings, &rooms).await?;
         let input = self.input(&findings, &records, &rooms, live);
         let plan = planner::plan(&input);
         for alarm in &plan.alarms {
@@ -236,6 +236,9 @@ impl<T: Table> Doorkeeper<T> {
             let waiting = waiting(&input, &plan, &findings);
             let next = self.remember_waiting(&incarnation, &standing, &waiting).await?;
             self.rest(lease, rooms, &findings).await?;
+            if findings.missed {
+                return Ok(Round::Stop("not all could be found out".to_owned()));
+            }
             let at_ms = self.parts.clock.now_ms() + DAY_MS;
             return Ok(Round::Rest { again_at_ms: next.unwrap_or(at_ms).min(at_ms) });
         };
@@ -247,8 +250,8 @@ impl<T: Table> Doorkeeper<T> {
     }
 
     /// Reads a room's log and stores what must not be forgotten, with the cursor that says it was read.
-    async fn follow(&self, account: &Account, lease: &Lease, record: &RoomRecord) -> Result<Room, ConvergeError> {
-        let mut room = self.open(lease, record).await?;
+    async fn follow(&self, account: &Account, lease: &Lease, mut room: Room) -> Result<Room, ConvergeError> {
+        let record = room.record.clone();
         let mut events = Vec::new();
         let walked = room.group.sync(account, &*self.parts.network, &mut Identities::default(), &mut events).await;
         let standing = if events.iter().any(matters) {
@@ -272,13 +275,12 @@ impl<T: Table> Doorkeeper<T> {
     /// Keeps rooms for the next time; notes how far their logs were looked at.
     async fn rest(&self, lease: &Lease, rooms: Vec<Room>, findings: &Findings) -> Result<(), ConvergeError> {
         for mut room in rooms {
-            if room.group.cursor().latest() > room.record.seen {
-                room.record.seen = room.group.cursor().latest();
-                let row = room.record.write();
-                self.parts.store.table().write(&row).await.map_err(StoreError::from)?;
-            }
             if room.group.has_welcomes() {
                 self.send_welcomes(lease, &mut room, findings).await?;
+            }
+            if room.group.cursor().latest() > room.record.seen {
+                room.record.seen = room.group.cursor().latest();
+                self.write_fenced(lease, room.record.write()).await?;
             }
             self.keep(room);
         }
@@ -319,11 +321,18 @@ impl<T: Table> Doorkeeper<T> {
         marks.into_iter().map(write).collect()
     }
 
-    async fn declare_lost(&self, record: &RoomRecord, reason: &str) -> Result<(), ConvergeError> {
+    async fn declare_lost(&self, lease: &Lease, record: &RoomRecord, reason: &str) -> Result<(), ConvergeError> {
         tracing::error!(room = %record.group, reason, "room lost: its state cannot be read");
         let lost = RoomRecord { state: RoomState::Lost { reason: reason.to_owned() }, ..record.clone() };
-        self.parts.store.table().write(&lost.write()).await.map_err(StoreError::from)?;
-        Ok(())
+        self.write_fenced(lease, lost.write()).await
+    }
+
+    /// Writes a row unless a newer lease has the event.
+    async fn write_fenced(&self, lease: &Lease, row: Write) -> Result<(), ConvergeError> {
+        match self.parts.store.table().transact(&[lease.still_mine(), row]).await {
+            Err(error) if error.failed_condition(0).is_some() => Err(ConvergeError::Fenced),
+            done => Ok(done.map_err(StoreError::from)?),
+        }
     }
 
     fn input(&self, findings: &Findings, records: &[&RoomRecord], rooms: &[Room], live: bool) -> Input {
@@ -338,8 +347,14 @@ impl<T: Table> Doorkeeper<T> {
         });
         let mut admission = Admission::new(&findings.claims);
         if !live {
+            // The rooms of a mint that was taken back belong to nobody, and that explains every removal.
             let usher = admission.usher.clone();
             admission.seats.retain(|inbox, _| *inbox == usher);
+            admission.waiting.clear();
+            let members = rooms.iter().flat_map(|room| room.group.members().into_keys());
+            for inbox in members.map(|inbox| domain_inbox(&inbox)).filter(|inbox| *inbox != usher) {
+                admission.departures.entry(inbox).or_insert(Departure::TicketLost);
+            }
         }
         Input {
             admission,
@@ -410,7 +425,7 @@ impl<T: Table> Doorkeeper<T> {
             unexplained_removals: 0,
         };
         let mut room = Room::new(record, group);
-        self.save(lease, &mut room, &|inbox: &str| findings.wallets_of(inbox), Vec::new()).await?;
+        self.save(lease, &mut room, &|inbox: &str| findings.wallets_of(inbox), vec![lease.still_mine()]).await?;
         tracing::info!(event = %event.event, room = %room.record.group, "room made");
         self.keep(room);
         Ok(())
@@ -489,7 +504,11 @@ impl<T: Table> Doorkeeper<T> {
         if room.group.has_pending_commit() {
             return Ok(Round::Stop("the log does not show the commit yet".to_owned()));
         }
-        self.send_welcomes(lease, &mut room, findings).await?;
+        if let Err(error) = self.send_welcomes(lease, &mut room, findings).await {
+            // They are stored: the next look sends them, after what is more urgent.
+            tracing::warn!(room = %room.record.group, error = %chain(&error), "welcomes left for later");
+            return Ok(Round::Acted);
+        }
         self.keep(room);
         Ok(Round::Acted)
     }

@@ -1,6 +1,6 @@
 //! What stops a convergence, and what it is told as.
 
-use usher_store::{SnapshotError, StoreError, table::Kind};
+use usher_store::{SnapshotError, StoreError};
 use usher_xmtp::{
     AccountError, GroupError, IdentitiesError, SendWelcomesError,
     group::{ChangeError, WalkError},
@@ -49,7 +49,9 @@ impl From<SnapshotError> for ConvergeError {
     fn from(error: SnapshotError) -> Self {
         match error {
             // Somebody else saved since: whoever that is has the newer state.
-            SnapshotError::Fenced { .. } | SnapshotError::VersionConflict { .. } => Self::Fenced,
+            SnapshotError::Fenced { .. } | SnapshotError::VersionConflict { .. } | SnapshotError::SideWrite { .. } => {
+                Self::Fenced
+            }
             error => Self::Snapshot(error),
         }
     }
@@ -73,10 +75,13 @@ impl ConvergeError {
         }
     }
 
-    /// Whether a room's snapshot can never be read again: the room is lost.
+    /// Whether what was opened can never be read again: the room is lost. Trouble with the keeper of the keys or the
+    /// table passes, and a format of another release is that release's.
     pub(crate) fn is_unreadable_room(&self) -> bool {
         match self {
-            Self::Snapshot(error) => error.kind() == Kind::Bug,
+            Self::Snapshot(error) => {
+                matches!(error, SnapshotError::Tampered | SnapshotError::WrongKey | SnapshotError::MissingChunk { .. })
+            }
             Self::Group(_) => true,
             _ => false,
         }

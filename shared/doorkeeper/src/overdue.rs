@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use futures::{StreamExt as _, stream};
 use usher_domain::EventKey;
 use usher_store::{RoomState, Table};
 
@@ -10,24 +11,25 @@ use crate::{ConvergeError, Doorkeeper};
 /// How many due events one look takes.
 const DUE_MAX: usize = 1000;
 
+/// How many events' rooms are read at once.
+const READS_AT_ONCE: usize = 32;
+
 impl<T: Table> Doorkeeper<T> {
-    /// The events that are due, and those whose rooms have messages nobody looked at: leave requests, others' commits,
-    /// new devices. XMTP is asked once for all rooms; if it does not answer, the due events still count.
-    pub async fn overdue(&self) -> Result<BTreeSet<EventKey>, ConvergeError> {
-        let now_ms = self.parts.clock.now_ms();
-        let due = self.parts.store.due(now_ms, DUE_MAX).await?;
-        let mut events: BTreeSet<EventKey> = due.into_iter().map(|due| due.event).collect();
-        match self.news().await {
-            Ok(news) => events.extend(news),
-            Err(error) => tracing::warn!(error = &error as &dyn std::error::Error, "news were not looked for"),
-        }
-        Ok(events)
+    /// The events that are due.
+    pub async fn due(&self) -> Result<BTreeSet<EventKey>, ConvergeError> {
+        let due = self.parts.store.due(self.parts.clock.now_ms(), DUE_MAX).await?;
+        Ok(due.into_iter().map(|due| due.event).collect())
     }
 
-    async fn news(&self) -> Result<BTreeSet<EventKey>, ConvergeError> {
+    /// The events whose rooms have messages that nobody looked at: leave requests, others' commits, new devices. XMTP
+    /// is asked once for all rooms.
+    pub async fn with_news(&self) -> Result<BTreeSet<EventKey>, ConvergeError> {
+        let events = self.parts.store.events().await?;
+        let read = stream::iter(events).map(|event| async move { (event, self.parts.store.event(&event).await) });
+        let mut read = read.buffer_unordered(READS_AT_ONCE);
         let mut rooms = BTreeMap::new();
-        for event in self.parts.store.events().await? {
-            for room in self.parts.store.event(&event).await?.into_iter().flat_map(|event| event.rooms) {
+        while let Some((event, record)) = read.next().await {
+            for room in record?.into_iter().flat_map(|record| record.rooms) {
                 if room.state == RoomState::Active {
                     rooms.insert(room.group, (event, room.seen));
                 }

@@ -1,7 +1,11 @@
 //! A room in hand: its group, the version it was read at, and how it is written back.
 
 use usher_domain::GroupId;
-use usher_store::{Lease, Owner, RoomRecord, RoomState, Table, snapshot::Save, table::Write};
+use usher_store::{
+    Lease, Owner, RoomRecord, RoomState, Table,
+    snapshot::{SIDE_WRITES_MAX, Save},
+    table::Write,
+};
 use usher_xmtp::{Group, Lost, attributes};
 
 use crate::{
@@ -87,6 +91,13 @@ impl<T: Table> Doorkeeper<T> {
             room.record.state = RoomState::Lost { reason: status.lost.clone() };
         }
         side_writes.push(room.record.write());
+        // Rows that do not fit into the transaction go first: the log is read again if what follows does not happen,
+        // and says the same again.
+        while side_writes.len() > SIDE_WRITES_MAX {
+            let rest = side_writes.split_off(side_writes.len().min(SIDE_WRITES_MAX));
+            let first = std::mem::replace(&mut side_writes, rest);
+            self.parts.store.table().transact(&first).await.map_err(usher_store::StoreError::from)?;
+        }
         let status = serde_json::to_string(&status).expect("a status serializes");
         let save = Save {
             fence: lease.fence,

@@ -94,9 +94,26 @@ pub async fn handle_schedule<T: Table + Clone>(usher: &Usher<T>, invocation: &In
         warn!(invocation = invocation.id, "not initialised: run `usher init`");
         return Ok(0);
     };
-    let events = doorkeeper.overdue().await?;
+    // What is due must not wait for the news: looking for those takes the longer the more rooms there are.
+    let due = doorkeeper.due().await?;
+    let mut failed = nudge_all(usher, &due).await;
+    let news = match doorkeeper.with_news().await {
+        Ok(news) => news.difference(&due).copied().collect(),
+        Err(error) => {
+            warn!(invocation = invocation.id, error = %Chain(&error), "news were not looked for");
+            BTreeSet::new()
+        }
+    };
+    failed += nudge_all(usher, &news).await;
+    let events = due.len() + news.len();
+    info!(invocation = invocation.id, events, events.failed = failed, "nudged what is due");
+    if failed > 0 { Err(SweepError::Nudges { failed, events }) } else { Ok(events) }
+}
+
+/// Sends one nudge for each event; returns how many were not sent.
+async fn nudge_all<T: Table + Clone>(usher: &Usher<T>, events: &BTreeSet<EventKey>) -> usize {
     let failed = AtomicUsize::new(0);
-    stream::iter(&events)
+    stream::iter(events)
         .for_each_concurrent(NUDGES_AT_ONCE, async |event| {
             if let Err(error) = usher.adapters.nudges.nudge(event, 0).await {
                 failed.fetch_add(1, Ordering::Relaxed);
@@ -104,9 +121,7 @@ pub async fn handle_schedule<T: Table + Clone>(usher: &Usher<T>, invocation: &In
             }
         })
         .await;
-    let failed = failed.into_inner();
-    info!(invocation = invocation.id, events = events.len(), events.failed = failed, "nudged what is due");
-    if failed > 0 { Err(SweepError::Nudges { failed, events: events.len() }) } else { Ok(events.len()) }
+    failed.into_inner()
 }
 
 /// Converges the events of a batch of nudges, each once. No message ever comes again: an event that still has work is

@@ -206,6 +206,11 @@ impl<T: Table> Store<T> {
 }
 
 impl Lease {
+    /// A condition for a transaction: that no newer lease has the event.
+    pub fn still_mine(&self) -> Write {
+        Write::check(event_key(&self.event), Condition::equals(FENCE, self.fence))
+    }
+
     /// The lease that an event's item bears.
     fn read(event: &EventKey, item: &Item) -> Result<Self, StoreError> {
         Ok(Self {

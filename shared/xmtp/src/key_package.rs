@@ -19,7 +19,7 @@ use crate::{
     ports::{Randomness, random},
     proto::{MlsCredential, contents, state},
     provider::Provider,
-    wrapper,
+    wrapper::{self, WrapperAlgorithm},
 };
 
 /// The only ciphersuite of XMTP groups (0x0003).
@@ -175,6 +175,7 @@ impl MemberKeyPackage {
         check_capabilities(&key_package)?;
         check_shape(&key_package)?;
         let recipient = recipient(&key_package, bytes, inbox, installation)?;
+        check_keys(&key_package, &recipient)?;
         Ok(Self { key_package, recipient })
     }
 
@@ -187,6 +188,20 @@ impl MemberKeyPackage {
     pub fn inbox(&self) -> InboxId {
         self.recipient.inbox_id.parse().expect("made from an inbox id")
     }
+}
+
+/// A key that cannot be encrypted to would stop the commit that adds it, its welcome, or every commit after it.
+fn check_keys(key_package: &KeyPackage, recipient: &state::Recipient) -> Result<(), KeyPackageError> {
+    let leaf_key = key_package.leaf_node().encryption_key().tls_serialize_detached();
+    let leaf_key = leaf_key.map_err(|error| KeyPackageError::Unusual(error.to_string()))?;
+    // The serialization is the key behind its length, one byte for 32.
+    let leaf_key = leaf_key.get(1..).unwrap_or_default();
+    let curve = [key_package.hpke_init_key().as_slice(), leaf_key].map(|key| (WrapperAlgorithm::Curve25519, key));
+    let wrapper = if recipient.xwing { WrapperAlgorithm::XWing } else { WrapperAlgorithm::Curve25519 };
+    for (algorithm, key) in curve.into_iter().chain([(wrapper, recipient.key.as_slice())]) {
+        wrapper::wrap(algorithm, key, b"", b"").map_err(|error| KeyPackageError::Unusual(error.to_string()))?;
+    }
+    Ok(())
 }
 
 fn check_capabilities(key_package: &KeyPackage) -> Result<(), KeyPackageError> {
