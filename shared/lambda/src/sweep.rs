@@ -91,7 +91,7 @@ pub async fn handle<T: Table + Clone>(
 /// Sends one nudge for each event that is due, or whose rooms have news; returns how many.
 pub async fn handle_schedule<T: Table + Clone>(usher: &Usher<T>, invocation: &Invocation) -> Result<usize, SweepError> {
     let Some(doorkeeper) = usher.doorkeeper().await? else {
-        warn!(invocation = invocation.id, "not initialised: run `usher init`");
+        warn!(invocation = invocation.id, "not initialised: make its account first");
         return Ok(0);
     };
     // What is due must not wait for the news: looking for those takes the longer the more rooms there are.
