@@ -117,7 +117,7 @@ fn each_sample_says_what_its_name_says() {
         ("logs/09-retraction-dave.json", KIOSK, vec![moved(4, NOBODY, DAVE), sold(4, DAVE)]),
         ("logs/10-duplicate.json", KIOSK, vec![moved(1, NOBODY, ALICE)]),
         ("logs/11-unknown-kiosk.json", ELSEWHERE, vec![moved(1, NOBODY, ALICE), sold(1, ALICE)]),
-        ("logs/12-malformed.json", KIOSK, vec![moved(9, NOBODY, ALICE)]),
+        ("logs/12-malformed.json", KIOSK, vec![moved(9, NOBODY, CREATOR)]),
         ("purchase.issue.json", KIOSK, vec![moved(1, NOBODY, ALICE), sold(1, ALICE)]),
         ("purchase.resale.json", KIOSK, vec![moved(2, BOB, ERIN)]),
         ("purchase.unknown-kiosk.json", ELSEWHERE, vec![moved(1, NOBODY, ALICE)]),
