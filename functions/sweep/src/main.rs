@@ -1,4 +1,4 @@
-//! The clock and the nudges: unfinished work, waiting buyers, doors, news in rooms, key rotation.
+//! The clock and the nudges: unfinished work, waiting buyers, news in rooms.
 
 mod handler;
 

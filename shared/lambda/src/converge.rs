@@ -44,7 +44,10 @@ pub(crate) async fn converge_all<T: Table + Clone>(
     let doorkeeper = match usher.doorkeeper().await {
         Ok(Some(doorkeeper)) => doorkeeper,
         Ok(None) => {
-            warn!(events = tally.left, "not initialised: the facts are stored, the rooms follow after `usher init`");
+            warn!(
+                events = tally.left,
+                "not initialised: the facts are stored, the rooms follow once the account is made"
+            );
             return tally;
         }
         Err(error) => {
@@ -120,7 +123,7 @@ async fn converge<T: Table + Clone>(
             Ended::Left
         }
         Converged::NotReady => {
-            warn!(outcome = "not_ready", "the XMTP account is not made: the rooms follow after `usher init`");
+            warn!(outcome = "not_ready", "the XMTP account is not made: the rooms follow once the account is made");
             Ended::Left
         }
     }

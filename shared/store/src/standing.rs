@@ -57,7 +57,7 @@ pub struct Waiting {
     pub next_try_ms: u64,
 }
 
-/// The inbox that a wallet was last verified to belong to. Kept until nobody sits by it: it explains a removal.
+/// The inbox that a wallet was last verified to belong to. Never deleted: it explains a removal.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Link {
     /// Which wallet.
