@@ -7,7 +7,7 @@ use std::{
     io::{BufRead as _, BufReader},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
-    sync::mpsc,
+    sync::{Arc, mpsc},
     thread,
     time::Duration,
 };
@@ -19,12 +19,13 @@ use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{Value, json};
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 use usher_domain::EventKey;
-use usher_localnet::aws::sqs_client;
+use usher_localnet::aws::{dynamodb_client, sqs_client};
+use usher_store::{Store, dynamo::DynamoTable};
 
 use crate::{
     haus::{CHAIN, Transaction},
     node_sdk::{NodeSdk, SdkClient, Wallet},
-    world::AnyError,
+    world::{AnyError, TestClock, TestRandomness},
 };
 
 /// What the stack runs.
@@ -56,6 +57,8 @@ pub struct Ready {
     pub inbox_id: String,
     /// usher's wallet.
     pub wallet: Address,
+    /// Where the functions can be invoked.
+    pub lambda_url: String,
     /// The queues' URLs; a dead-letter queue's name ends in `-dlq`.
     pub queues: BTreeMap<String, String>,
     dynamodb_url: String,
@@ -153,19 +156,43 @@ impl EventReport {
 impl DevStack {
     /// Starts a stack of its own on free ports.
     pub async fn start() -> Result<Self, AnyError> {
+        Self::start_with(&[]).await
+    }
+
+    /// The same with more arguments for `usher dev`.
+    pub async fn start_with(arguments: &[&str]) -> Result<Self, AnyError> {
+        Self::launch(arguments, &[], show).await
+    }
+
+    /// The same, saying as much as `verbosity` (a `RUST_LOG`) asks for; each line goes to `log`.
+    pub async fn start_logged(
+        arguments: &[&str],
+        verbosity: &str,
+        log: impl FnMut(String) + Send + 'static,
+    ) -> Result<Self, AnyError> {
+        Self::launch(arguments, &[("RUST_LOG", verbosity), ("NO_COLOR", "1")], log).await
+    }
+
+    async fn launch(
+        arguments: &[&str],
+        env: &[(&str, &str)],
+        mut log: impl FnMut(String) + Send + 'static,
+    ) -> Result<Self, AnyError> {
         let binaries = binaries()?;
         let usher = binaries.join("usher");
         let mut process = Command::new(&usher)
+            .envs(env.iter().copied())
             .args(["dev", "--json", "--functions"])
             .arg(&binaries)
             .args(["--xmtp-port", "0", "--xmtp-web-port", "0", "--dynamodb-port", "0"])
             .args(["--sqs-port", "0", "--lambda-port", "0"])
+            .args(arguments)
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()?;
         let stdout = process.stdout.take().ok_or("standard output is piped")?;
         let stderr = process.stderr.take().ok_or("standard error is piped")?;
-        show(stderr);
+        thread::spawn(move || BufReader::new(stderr).lines().map_while(Result::ok).for_each(&mut log));
         // From here on it is stopped whatever happens.
         let mut stopped = Stopped(Some(process));
         let first_line = tokio::task::spawn_blocking(|| BufReader::new(stdout).lines().next());
@@ -187,6 +214,13 @@ impl DevStack {
         self.send_file(&json!({"chainId": CHAIN, "logs": logs})).await
     }
 
+    /// Sends a file of `events/`, by its path there.
+    pub async fn send_sample(&self, sample: &str) -> Result<(), AnyError> {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../events").join(sample);
+        self.run::<Value>(&["send", path.to_str().ok_or("the checkout's path is no UTF-8")?]).await?;
+        Ok(())
+    }
+
     /// Sends message bodies as they are to `mint`, `purchase`, `refund` or `nudge`.
     pub async fn send_bodies(&self, queue: &str, bodies: &[String]) -> Result<(), AnyError> {
         let source = format!("arn:aws:sqs:us-east-1:000000000000:usher-{queue}");
@@ -199,12 +233,43 @@ impl DevStack {
         self.send_bodies("nudge", &[json!({"event": event}).to_string()]).await
     }
 
+    /// Throws away the nudges that were left for later: an invocation leaves one behind in case it is killed.
+    pub async fn forget_nudges(&self) -> Result<(), AnyError> {
+        let url = self.ready.queues.get("nudge").ok_or("there is no such queue")?;
+        self.sqs.purge_queue().queue_url(url).send().await?;
+        Ok(())
+    }
+
     async fn send_file(&self, content: &Value) -> Result<(), AnyError> {
         let file = tempfile::NamedTempFile::new()?;
         fs::write(file.path(), content.to_string())?;
         let path = file.path().to_str().ok_or("the temporary folder's name is no UTF-8")?;
         self.run::<Value>(&["send", path]).await?;
         Ok(())
+    }
+
+    /// The stack's ledger.
+    pub fn store(&self) -> Store<DynamoTable> {
+        let table = DynamoTable::new(dynamodb_client(&self.ready.dynamodb_url), "usher");
+        Store::new(table, Arc::new(TestClock::default()), Arc::new(TestRandomness))
+    }
+
+    /// Kills all processes of a function, as a machine that fails does; returns how many there were.
+    pub fn kill(&self, function: &str) -> Result<usize, AnyError> {
+        let stack = self.process.as_ref().ok_or("the stack runs")?.id().to_string();
+        let mut killed = 0;
+        for entry in fs::read_dir("/proc")?.map_while(Result::ok) {
+            // `pid (name) state parent …`; a process may be gone by now.
+            let Ok(stat) = fs::read_to_string(entry.path().join("stat")) else { continue };
+            let Some((pid, rest)) = stat.split_once(" (") else { continue };
+            let Some((name, rest)) = rest.split_once(") ") else { continue };
+            let pid = pid.parse().ok().and_then(Pid::from_raw);
+            if let (Some(pid), true) = (pid, name == function && rest.split(' ').nth(1) == Some(stack.as_str())) {
+                kill_process(pid, Signal::KILL)?;
+                killed += 1;
+            }
+        }
+        Ok(killed)
     }
 
     /// Shows the rooms.
@@ -361,14 +426,11 @@ impl Drop for Stopped {
     }
 }
 
-/// Prints the stack's log from a thread, whose output the test harness keeps for failures like the test's own.
+/// Prints a line of the stack's log from a thread, whose output the test harness keeps for failures like the test's
+/// own.
 #[expect(clippy::print_stderr, reason = "the harness shows it when the test fails")]
-fn show(log: impl std::io::Read + Send + 'static) {
-    thread::spawn(move || {
-        for line in BufReader::new(log).lines().map_while(Result::ok) {
-            eprintln!("{line}");
-        }
-    });
+fn show(line: String) {
+    eprintln!("{line}");
 }
 
 /// The folder of the binaries of the profile that this test was built with.

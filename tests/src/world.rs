@@ -24,7 +24,7 @@ use usher_localnet::{
     xmtp_node::{Node, NodeOptions, RunningNode},
 };
 use usher_store::{
-    FileDataKeys, Snapshots, Store,
+    DataKeys, DeploymentId, FileDataKeys, Snapshots, Store,
     memory::MemoryTable,
     table::{Item, Query, Table, TableError, Write},
 };
@@ -235,9 +235,14 @@ pub struct World {
 impl World {
     /// A deployment with its account made.
     pub async fn start() -> Result<Self, AnyError> {
+        Self::start_on(NodeOptions::on_free_ports()).await
+    }
+
+    /// The same, on a node with these options.
+    pub async fn start_on(node: NodeOptions) -> Result<Self, AnyError> {
         let scratch = tempfile::tempdir()?;
         let world = Self {
-            node: Arc::new(Node::start(NodeOptions::on_free_ports()).await?),
+            node: Arc::new(Node::start(node).await?),
             table: Arc::default(),
             clock: Arc::default(),
             killer: Arc::default(),
@@ -276,11 +281,31 @@ impl World {
         Store::new(table, self.clock.clone(), Arc::new(TestRandomness))
     }
 
+    async fn deployment(&self) -> Result<DeploymentId, AnyError> {
+        Ok(self.store().deployment().await?.ok_or("the deployment has no id")?)
+    }
+
+    /// What the data keys are wrapped with.
+    pub fn key_file(&self) -> &Path {
+        &self.keys
+    }
+
+    /// The keeper of the data keys.
+    pub async fn data_keys(&self) -> Result<FileDataKeys, AnyError> {
+        Ok(FileDataKeys::open(&self.keys, self.deployment().await?, Arc::new(TestRandomness))?)
+    }
+
     async fn snapshots(&self) -> Result<Snapshots<Mortal<Arc<MemoryTable>>>, AnyError> {
-        let deployment = self.store().deployment().await?.ok_or("the deployment has no id")?;
-        let keys = FileDataKeys::open(&self.keys, deployment.clone(), Arc::new(TestRandomness))?;
+        self.snapshots_with(Arc::new(self.data_keys().await?)).await
+    }
+
+    /// The sealed state, with a keeper of the caller's.
+    pub async fn snapshots_with(
+        &self,
+        keys: Arc<dyn DataKeys>,
+    ) -> Result<Snapshots<Mortal<Arc<MemoryTable>>>, AnyError> {
         let table = Mortal { inner: self.table.clone(), killer: self.killer.clone() };
-        Ok(Snapshots::new(table, Arc::new(keys), deployment, self.clock.clone(), Arc::new(TestRandomness)))
+        Ok(Snapshots::new(table, keys, self.deployment().await?, self.clock.clone(), Arc::new(TestRandomness)))
     }
 
     fn network(&self) -> Mortal<V3> {
@@ -290,7 +315,12 @@ impl World {
 
     /// A cold start: nothing decoded, nothing kept.
     pub async fn doorkeeper(&self) -> Result<Doorkeeper<Mortal<Arc<MemoryTable>>>, AnyError> {
-        Ok(Doorkeeper::new(Parts {
+        Ok(Doorkeeper::new(self.parts().await?))
+    }
+
+    /// What a cold doorkeeper works with.
+    pub async fn parts(&self) -> Result<Parts<Mortal<Arc<MemoryTable>>>, AnyError> {
+        Ok(Parts {
             store: Arc::new(self.store()),
             snapshots: Arc::new(self.snapshots().await?),
             network: Arc::new(self.network()),
@@ -298,7 +328,7 @@ impl World {
             clock: self.clock.clone(),
             randomness: Arc::new(TestRandomness),
             policy: Policy::default(),
-        }))
+        })
     }
 
     /// A person with our client, by the private key of one of anvil's accounts.

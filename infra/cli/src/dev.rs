@@ -12,7 +12,7 @@ use std::{
 use alloy_primitives::{Address, address};
 use aws_sdk_sqs::types::QueueAttributeName;
 use serde::Serialize;
-use serde_json::json;
+use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::signal::unix::{SignalKind, signal};
 use usher_chain::{ChainConfig, Chains, Trust};
@@ -23,9 +23,12 @@ use usher_localnet::{
     dynamodb::DynamoDb,
     lambda::{EventSourceConfig, Function, FunctionConfig, Logs, RuntimeApi, Schedule, SqsEventSource},
     sqs::Sqs,
-    xmtp_node::{Node, NodeOptions, RunningNode},
+    xmtp_node::{self, Node, NodeOptions, RunningNode},
 };
-use usher_store::dynamo::DynamoTable;
+use usher_store::{
+    budget::{Bucket, RateLimits},
+    dynamo::DynamoTable,
+};
 use usher_xmtp::V3;
 
 use crate::{
@@ -63,6 +66,15 @@ pub(crate) struct Args {
     /// Keep everything in this folder and go on from it next time
     #[arg(long, value_name = "DIR")]
     state: Option<PathBuf>,
+    /// Limit rates as XMTP's hosted nodes do, or with these buckets; each whole minute of silence puts so many back
+    #[arg(
+        long,
+        value_name = "PUBLISH/PER_MINUTE,DEFAULT/PER_MINUTE",
+        num_args = 0..=1,
+        default_missing_value = "3000/600,20000/4000",
+        value_parser = rate_limits,
+    )]
+    rate_limits: Option<RateLimits>,
     /// The folder of the functions' binaries
     #[arg(long, value_name = "DIR")]
     functions: Option<PathBuf>,
@@ -78,9 +90,24 @@ pub(crate) struct Args {
     /// SQS's port
     #[arg(long, value_name = "PORT", default_value_t = SQS_PORT)]
     sqs_port: u16,
-    /// The port of the Lambda Runtime API
+    /// Lambda's port: the functions fetch their work there, and can be invoked
     #[arg(long, value_name = "PORT", default_value_t = 9001)]
     lambda_port: u16,
+    /// Leave the minute's sweep to whoever invokes `sweep`
+    #[arg(long)]
+    no_schedule: bool,
+}
+
+fn rate_limits(text: &str) -> Result<RateLimits, &'static str> {
+    let bucket = |text: &str| {
+        let (max_tokens, per_minute) = text.split_once('/')?;
+        Some(Bucket { max_tokens: max_tokens.parse().ok()?, per_minute: per_minute.parse().ok()? })
+    };
+    let limits = text.split_once(',').and_then(|(publish, default)| {
+        let (publish, default) = (bucket(publish)?, bucket(default)?);
+        Some(RateLimits { publish, default })
+    });
+    limits.ok_or("expected two buckets like 3000/600,20000/4000")
 }
 
 /// What is printed when the stack is ready.
@@ -90,6 +117,8 @@ struct Ready {
     xmtp_web_url: String,
     dynamodb_url: String,
     sqs_url: String,
+    /// Where the functions can be invoked, by their names or what comes after `usher-`.
+    lambda_url: String,
     /// The URLs, by what the queues are for; a dead-letter queue's name ends in `-dlq`.
     queues: BTreeMap<String, String>,
     table: &'static str,
@@ -139,6 +168,7 @@ fn introduce(ready: &Ready, state: Option<&Path>) {
         Some(state) => say(&format!("state is kept in {}", state.display())),
         None => say("state is in memory and gone when this stops; --state DIR keeps it"),
     }
+    say(&format!("functions are invoked at {}/2015-03-31/functions/NAME/invocations", ready.lambda_url));
     say("ready: try `usher send events/logs/01-mint.json` and `usher rooms`; Ctrl-C stops");
 }
 
@@ -151,7 +181,7 @@ struct Running {
     lambda: Arc<RuntimeApi>,
     functions: Vec<Arc<Function>>,
     sources: Vec<SqsEventSource>,
-    schedule: Schedule,
+    schedule: Option<Schedule>,
     /// Keeps the folder until the end.
     _state: State,
 }
@@ -174,9 +204,12 @@ async fn start(args: &Args) -> Result<Running, Failure> {
 
     DynamoTable::new(dynamodb_client(&dynamodb.url()), TABLE).create_table().await?;
     let queues = create_queues(&sqs_client(&sqs.url())).await?;
-    let env = environment(&state, &chains, &xmtp, &dynamodb, &sqs, &queues);
+    let settings = json!({ "chains": chains, "rate_limits": args.rate_limits });
+    let env = environment(&state, &settings, &xmtp, &dynamodb, &sqs, &queues);
     let config = Config::read(|name| env.get(name).cloned())?;
     let account = init(&config, &state, dynamodb_client(&dynamodb.url()), sqs_client(&sqs.url())).await?;
+    // From here on it counts, and so do the functions.
+    xmtp.faults().limit_rates(args.rate_limits.as_ref().map(node_limits));
 
     let function = |name: &str| {
         let config = FunctionConfig {
@@ -190,6 +223,12 @@ async fn start(args: &Args) -> Result<Running, Failure> {
         Arc::new(Function::new(Arc::clone(&lambda), config))
     };
     let functions: Vec<_> = functions::FUNCTIONS.into_iter().map(function).collect();
+    for function in &functions {
+        let name = function.name();
+        for name in [name, name.trim_start_matches("usher-")] {
+            lambda.publish(name, function);
+        }
+    }
     let mut sources = Vec::new();
     // Queues and functions stand in the same order; the nudges are the sweep's.
     for (queue, function) in Queue::ALL.into_iter().zip(&functions) {
@@ -201,13 +240,14 @@ async fn start(args: &Args) -> Result<Running, Failure> {
         sources.push(SqsEventSource::start(sqs_client(&sqs.url()), config, Arc::clone(function)).await?);
     }
     let sweep = functions.last().ok_or("there is no sweep")?;
-    let schedule = Schedule::start(SWEEP_EVERY, Arc::clone(sweep));
+    let schedule = (!args.no_schedule).then(|| Schedule::start(SWEEP_EVERY, Arc::clone(sweep)));
 
     let ready = Ready {
         xmtp_url: xmtp.url(),
         xmtp_web_url: xmtp.web_url(),
         dynamodb_url: dynamodb.url(),
         sqs_url: sqs.url(),
+        lambda_url: lambda.url(),
         queues,
         table: TABLE,
         chains: config.chains,
@@ -216,15 +256,25 @@ async fn start(args: &Args) -> Result<Running, Failure> {
     Ok(Running { ready, xmtp, dynamodb, sqs, lambda, functions, sources, schedule, _state: state })
 }
 
+/// The functions' limits in the node's words.
+fn node_limits(limits: &RateLimits) -> xmtp_node::RateLimits {
+    let tokens = |tokens: u64| u32::try_from(tokens).unwrap_or(u32::MAX);
+    let bucket = |bucket: Bucket| xmtp_node::Bucket {
+        max_tokens: tokens(bucket.max_tokens),
+        per_minute: tokens(bucket.per_minute),
+    };
+    xmtp_node::RateLimits { publish: bucket(limits.publish), default: bucket(limits.default) }
+}
+
 impl Running {
     /// Stops what asks before what answers.
     async fn stop(self) -> Result<(), Failure> {
-        self.schedule.stop().await;
+        if let Some(schedule) = self.schedule {
+            schedule.stop().await;
+        }
         futures::future::join_all(self.sources.into_iter().map(|source| source.stop(STOP_PATIENCE))).await;
         drop(self.functions);
-        if let Some(lambda) = Arc::into_inner(self.lambda) {
-            lambda.stop().await;
-        }
+        self.lambda.stop().await;
         self.sqs.stop().await;
         self.dynamodb.stop().await;
         self.xmtp.shutdown().await?;
@@ -309,7 +359,7 @@ async fn create_queue(
 /// The functions' environment variables.
 fn environment(
     state: &State,
-    chains: &Chains,
+    settings: &Value,
     xmtp: &RunningNode,
     dynamodb: &DynamoDb,
     sqs: &Sqs,
@@ -321,7 +371,7 @@ fn environment(
             ("USHER_STAGE", "dev".to_owned()),
             ("USHER_TABLE", TABLE.to_owned()),
             ("USHER_XMTP_URL", xmtp.url()),
-            ("USHER_CONFIG", json!({ "chains": chains }).to_string()),
+            ("USHER_CONFIG", settings.to_string()),
             ("USHER_NUDGE_QUEUE_URL", queues[Queue::Nudge.short_name()].clone()),
             ("USHER_DATA_KEY_FILE", key_file("data.key")),
             ("USHER_WALLET_KEY_FILE", key_file(WALLET_KEY)),
@@ -365,6 +415,14 @@ async fn init(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn rate_limits_are_read() {
+        assert_eq!(rate_limits("3000/600,20000/4000"), Ok(RateLimits::default()));
+        for text in ["", "3000/600", "3000,20000", "3000/600,20000/x", "3000/600,20000/4000,1/1"] {
+            assert!(rate_limits(text).is_err(), "{text}");
+        }
+    }
 
     #[test]
     fn named_factories_join_the_samples() {

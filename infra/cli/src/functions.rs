@@ -14,7 +14,8 @@ use crate::{Failure, say};
 pub(crate) const FUNCTIONS: [&str; 4] = ["usher-mint", "usher-purchase", "usher-refund", "usher-sweep"];
 
 /// The folder that holds all binaries: `chosen`, or this executable's own, or the release folder of the checkout this
-/// runs in. From a checkout what is missing is built.
+/// runs in. What may be missing or old is built: in a checkout's release folder, and whatever stands beside an
+/// executable that `cargo run` has brought up to date without them.
 pub(crate) async fn folder(chosen: Option<&Path>) -> Result<PathBuf, Failure> {
     if let Some(folder) = chosen {
         return match missing(folder) {
@@ -24,6 +25,9 @@ pub(crate) async fn folder(chosen: Option<&Path>) -> Result<PathBuf, Failure> {
     }
     let executable = env::current_exe()?;
     let beside = executable.parent().ok_or("this executable is in no folder")?;
+    if let Some(checkout) = run_by_cargo().and_then(|package| checkout(&package)) {
+        return built(&checkout, beside).await;
+    }
     if missing(beside).is_none() {
         return Ok(beside.to_owned());
     }
@@ -32,21 +36,19 @@ pub(crate) async fn folder(chosen: Option<&Path>) -> Result<PathBuf, Failure> {
         let name = missing(beside).unwrap_or_default();
         return Err(format!(
             "there is no {name} beside this executable ({}) and this is no checkout of usher; in one, run \
-             `{}` and then `target/release/usher dev`, or name the binaries' folder with --functions",
+             `cargo build --release` and then `target/release/usher dev`, or name the binaries' folder with --functions",
             beside.display(),
-            build_command(),
         )
         .into());
     };
     let target = env::var_os("CARGO_TARGET_DIR").map_or_else(|| checkout.join("target"), |dir| checkout.join(dir));
-    let release = target.join("release");
-    if missing(&release).is_some() {
-        build(&checkout).await?;
-    }
-    match missing(&release) {
-        None => Ok(release),
-        Some(name) => Err(format!("`{}` made no {}", build_command(), release.join(name).display()).into()),
-    }
+    built(&checkout, &target.join("release")).await
+}
+
+/// The folder of this package, if `cargo run` runs it.
+fn run_by_cargo() -> Option<PathBuf> {
+    let ours = env::var_os("CARGO_PKG_NAME").is_some_and(|name| name == env!("CARGO_PKG_NAME"));
+    env::var_os("CARGO_MANIFEST_DIR").filter(|_| ours).map(PathBuf::from)
 }
 
 fn missing(folder: &Path) -> Option<&'static str> {
@@ -59,21 +61,31 @@ fn checkout(start: &Path) -> Option<PathBuf> {
     start.ancestors().find(is_ours).map(Path::to_owned)
 }
 
-fn packages() -> impl Iterator<Item = [&'static str; 2]> {
-    FUNCTIONS.into_iter().map(|name| ["--package", name])
-}
-
-fn build_command() -> String {
-    let packages: Vec<_> = packages().flatten().collect();
-    format!("cargo build --release {}", packages.join(" "))
-}
-
-async fn build(checkout: &Path) -> Result<(), Failure> {
-    let command = build_command();
-    say(&format!("building the functions: {command}"));
-    let status = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
-        .args(["build", "--release"])
-        .args(packages().flatten())
+/// Brings the functions in `folder`, a profile's in a target folder, up to date.
+///
+/// All default members are built: cargo unites the features of what is built at once, so the functions alone would be
+/// built with other dependencies than this executable, and take far longer.
+async fn built(checkout: &Path, folder: &Path) -> Result<PathBuf, Failure> {
+    let no_profile = || format!("{} is no profile's folder", folder.display());
+    let target = folder.parent().ok_or_else(no_profile)?;
+    let profile = folder.file_name().and_then(|name| name.to_str()).ok_or_else(no_profile)?;
+    let profile = match profile {
+        "release" => "--release".to_owned(),
+        "debug" => "--profile=dev".to_owned(),
+        other => format!("--profile={other}"),
+    };
+    let command = format!("cargo build {profile}");
+    say(&format!("bringing the functions up to date: {command}"));
+    let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    // What `cargo run` says of this package would have packages built again whose build scripts look at it.
+    for (name, _) in env::vars_os().filter(|(name, _)| name.as_encoded_bytes().starts_with(b"CARGO_PKG_")) {
+        cargo.env_remove(name);
+    }
+    let status = cargo
+        .env_remove("CARGO_MANIFEST_DIR")
+        .env_remove("CARGO_MANIFEST_PATH")
+        .args(["build", &profile, "--target-dir"])
+        .arg(target)
         .current_dir(checkout)
         // Standard output is this command's result.
         .stdout(Stdio::from(std::io::stderr()))
@@ -81,7 +93,11 @@ async fn build(checkout: &Path) -> Result<(), Failure> {
         .status()
         .await
         .map_err(|error| format!("`{command}` cannot be run in {}: {error}", checkout.display()))?;
-    if status.success() { Ok(()) } else { Err(format!("`{command}` failed in {}", checkout.display()).into()) }
+    match missing(folder) {
+        _ if !status.success() => Err(format!("`{command}` failed in {}", checkout.display()).into()),
+        Some(name) => Err(format!("`{command}` made no {}", folder.join(name).display()).into()),
+        None => Ok(folder.to_owned()),
+    }
 }
 
 #[cfg(test)]

@@ -2,13 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use comfy_table::{Table, presets::UTF8_FULL_CONDENSED};
+use comfy_table::presets::UTF8_FULL_CONDENSED;
 use futures::future::try_join_all;
 use serde::Serialize;
 use usher_domain::{EventKey, Incarnation, ports::Clock as _};
 use usher_doorkeeper::{RoomStatus, SeatStatus};
 use usher_lambda::Machine;
-use usher_store::{EventRecord, Owner, RoomRecord, RoomState, Standing, Store, dynamo::DynamoTable};
+use usher_store::{EventRecord, Owner, RoomRecord, RoomState, Standing, Store, Table, dynamo::DynamoTable};
 
 use crate::{Failure, print, stack::Stack};
 
@@ -64,7 +64,11 @@ struct Room {
     group: String,
     #[serde(flatten)]
     state: RoomState,
-    /// As of the last time that the room's state was saved; none if it never was.
+    /// The lost room whose seats it takes.
+    succeeds: Option<String>,
+    /// The room that takes its seats, if it is lost and that room was made.
+    successor: Option<String>,
+    /// As of the last time that the room's state was saved; none if it never was. A lost room's is not saved again.
     status: Option<RoomStatus>,
 }
 
@@ -99,14 +103,14 @@ async fn events(store: &Store<DynamoTable>, only: Option<EventKey>) -> Result<Ve
     Ok(events)
 }
 
-async fn event(store: &Store<DynamoTable>, record: EventRecord) -> Result<Event, Failure> {
+async fn event<T: Table>(store: &Store<T>, record: EventRecord) -> Result<Event, Failure> {
     let current = record.minted.as_ref().map(|minted| minted.incarnation);
     let known: BTreeSet<_> = record.rooms.iter().map(|room| room.incarnation).chain(current).collect();
     let mut incarnations = Vec::new();
     for incarnation in known {
         let standing = store.standing(&incarnation).await?;
         let rooms = record.rooms.iter().filter(|room| room.incarnation == incarnation);
-        let rooms = try_join_all(rooms.map(|record| room(store, record))).await?;
+        let rooms = try_join_all(rooms.map(|room| self::room(store, room, &record.rooms))).await?;
         incarnations.push(Shown {
             incarnation,
             current: current == Some(incarnation),
@@ -124,13 +128,16 @@ async fn event(store: &Store<DynamoTable>, record: EventRecord) -> Result<Event,
     })
 }
 
-async fn room(store: &Store<DynamoTable>, record: &RoomRecord) -> Result<Room, Failure> {
+async fn room<T: Table>(store: &Store<T>, record: &RoomRecord, all: &[RoomRecord]) -> Result<Room, Failure> {
     let status = store.status(&Owner::Room(record.group)).await?;
     Ok(Room {
         number: record.number,
         group: record.group.to_string(),
         state: record.state.clone(),
-        status: status.map(|status| serde_json::from_str(&status)).transpose()?,
+        succeeds: record.succeeds.map(|group| group.to_string()),
+        successor: all.iter().find(|other| other.succeeds == Some(record.group)).map(|other| other.group.to_string()),
+        // Somebody may have put another head there: that is why the room is lost, and no reason to show nothing.
+        status: status.and_then(|status| serde_json::from_str(&status).ok()),
     })
 }
 
@@ -153,8 +160,8 @@ fn text(report: &Report) -> String {
     text.join("\n")
 }
 
-fn event_table(event: &Event, now_ms: u64) -> Table {
-    let mut table = Table::new();
+fn event_table(event: &Event, now_ms: u64) -> comfy_table::Table {
+    let mut table = comfy_table::Table::new();
     table.load_preset(UTF8_FULL_CONDENSED).set_header(["event".to_owned(), event.event.to_string()]);
     table.add_row(["state", &state(event, now_ms)]);
     for Shown { incarnation, current, rooms, waiting } in &event.incarnations {
@@ -163,11 +170,7 @@ fn event_table(event: &Event, now_ms: u64) -> Table {
         let minted = format!("minted in {transaction:#x}\nby {creator:#x}\nkiosk {kiosk:#x}{counts}");
         table.add_row(["incarnation", &minted]);
         for room in rooms {
-            let lost = match &room.state {
-                RoomState::Active => String::new(),
-                RoomState::Lost { reason } => format!(" LOST: {reason}"),
-            };
-            table.add_row([format!("room {}", room.number), format!("{}{lost}", room.group)]);
+            table.add_row([format!("room {}", room.number), room_text(room)]);
             table.add_row(["members".to_owned(), members(room.status.as_ref())]);
         }
         let lines: BTreeMap<_, _> = waiting.iter().map(|one| (&one.wallet, &one.reason)).collect();
@@ -175,6 +178,16 @@ fn event_table(event: &Event, now_ms: u64) -> Table {
         table.add_row(["waiting".to_owned(), if lines.is_empty() { "nobody".to_owned() } else { lines.join("\n") }]);
     }
     table
+}
+
+fn room_text(room: &Room) -> String {
+    let lost = match (&room.state, &room.successor) {
+        (RoomState::Active, _) => String::new(),
+        (RoomState::Lost { reason }, Some(successor)) => format!(" LOST: {reason}\nits seats are in {successor}"),
+        (RoomState::Lost { reason }, None) => format!(" LOST: {reason}\nits successor is not made yet"),
+    };
+    let succeeds = room.succeeds.as_ref().map(|lost| format!("\nin place of {lost}")).unwrap_or_default();
+    format!("{}{lost}{succeeds}", room.group)
 }
 
 fn members(status: Option<&RoomStatus>) -> String {
@@ -198,4 +211,69 @@ fn state(event: &Event, now_ms: u64) -> String {
     };
     let disputed = if event.disputed { ", its mints are disputed" } else { "" };
     format!("{reached}{due}{disputed}")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use serde_json::json;
+    use usher_domain::GroupId;
+    use usher_store::{
+        memory::MemoryTable,
+        table::{Item, Key, Write},
+    };
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_lost_room_is_shown_whatever_lies_where_its_state_was() {
+        let table = Arc::new(MemoryTable::new());
+        let store = Store::new(table.clone(), Arc::new(Machine), Arc::new(Machine));
+        let incarnation = Incarnation {
+            event: "31337:0x5fbdb2315678afecb367f032d93f642f64180aa3:0".parse().unwrap(),
+            creator: Default::default(),
+            kiosk: Default::default(),
+            transaction: Default::default(),
+        };
+        let record = |number: u8, state: RoomState, succeeds: Option<GroupId>| -> RoomRecord {
+            let group = GroupId([number; 16]);
+            let record = json!({
+                "number": number, "group": group, "incarnation": incarnation, "state": state, "succeeds": succeeds,
+                "seen": 0,
+            });
+            serde_json::from_value(record).unwrap()
+        };
+        let lost = RoomState::Lost { reason: "the snapshot was sealed with another key".to_owned() };
+        let all = [record(0, lost, None), record(1, RoomState::Active, Some(GroupId([0; 16])))];
+        let head = Key::new(Owner::Room(all[0].group).to_string(), "head");
+        table.write(&Write::put(head, Item::from([("status".into(), "the account's".into())]))).await.unwrap();
+        let (lost, heir) = (room(&store, &all[0], &all).await.unwrap(), room(&store, &all[1], &all).await.unwrap());
+        assert_eq!((lost.status, lost.successor), (None, Some(heir.group)));
+        assert_eq!((heir.succeeds, heir.successor), (Some(lost.group), None));
+    }
+
+    #[test]
+    fn a_lost_room_says_why_and_names_its_successor() {
+        let lost = RoomState::Lost { reason: "rolled back".to_owned() };
+        let room = |group: &str, state, succeeds: Option<&str>, successor: Option<&str>| Room {
+            number: 0,
+            group: group.to_owned(),
+            state,
+            succeeds: succeeds.map(str::to_owned),
+            successor: successor.map(str::to_owned),
+            status: None,
+        };
+        assert_eq!(room_text(&room("aa", RoomState::Active, None, None)), "aa");
+        assert_eq!(
+            room_text(&room("aa", lost.clone(), None, None)),
+            "aa LOST: rolled back\nits successor is not made yet"
+        );
+        assert_eq!(room_text(&room("aa", lost.clone(), None, Some("bb"))), "aa LOST: rolled back\nits seats are in bb");
+        assert_eq!(
+            room_text(&room("bb", lost, Some("aa"), Some("cc"))),
+            "bb LOST: rolled back\nits seats are in cc\nin place of aa"
+        );
+        assert_eq!(room_text(&room("cc", RoomState::Active, Some("bb"), None)), "cc\nin place of bb");
+    }
 }

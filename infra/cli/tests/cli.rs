@@ -111,6 +111,7 @@ async fn a_stack_is_made_filled_stopped_and_goes_on() {
     assert_eq!(dev.ready["chains"]["31337"]["trust"], "queue");
     assert!(dev.url("xmtp_url").starts_with("http://127.0.0.1:"));
     assert!(dev.url("xmtp_web_url").starts_with("http://127.0.0.1:"));
+    assert!(dev.url("lambda_url").starts_with("http://127.0.0.1:"));
 
     let sent = result(dev.run("send").arg("--json").arg(sample("logs/01-mint.json")).output().unwrap());
     assert_eq!(sent, json!({ "sent": 7, "queues": { "mint": 1, "purchase": 6 } }));
@@ -151,4 +152,17 @@ fn without_a_stack_the_command_says_what_is_missing() {
         assert!(!output.status.success());
         assert!(error.contains(&url) && error.contains("is `usher dev` running?"), "{error}");
     }
+}
+
+#[test]
+fn run_by_cargo_it_does_not_start_functions_that_may_be_old() {
+    // As `cargo run` sets them, but for a cargo that fails.
+    let cargo = [("CARGO", "false"), ("CARGO_PKG_NAME", "usher"), ("CARGO_MANIFEST_DIR", env!("CARGO_MANIFEST_DIR"))];
+    let output = usher().arg("dev").envs(cargo).output().unwrap();
+    let error = String::from_utf8(output.stderr).unwrap();
+    assert!(!output.status.success() && output.stdout.is_empty());
+    let release = Path::new(env!("CARGO_BIN_EXE_usher")).parent().unwrap().ends_with("release");
+    let command = if release { "cargo build --release" } else { "cargo build --profile=dev" };
+    assert!(error.starts_with(&format!("bringing the functions up to date: {command}\n")), "{error}");
+    assert!(error.contains(&format!("error: `{command}` failed in ")), "{error}");
 }

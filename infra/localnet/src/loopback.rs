@@ -12,7 +12,7 @@ use axum::{
     middleware::{Next, from_fn_with_state},
     response::{IntoResponse, Response},
 };
-use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
+use tokio::{net::TcpListener, sync::watch};
 
 /// A loopback port that cannot be had.
 #[derive(Debug, thiserror::Error)]
@@ -41,8 +41,8 @@ pub(crate) async fn listen(port: u16) -> Result<TcpListener, ListenError> {
 #[derive(Debug)]
 pub(crate) struct Server {
     address: SocketAddr,
+    /// The server and its connections hold the receivers.
     stop: watch::Sender<bool>,
-    task: JoinHandle<io::Result<()>>,
 }
 
 impl Server {
@@ -58,8 +58,12 @@ impl Server {
         let (stop, stopped) = watch::channel(false);
         let router = router.layer(from_fn_with_state(stopped.clone(), until_stopped));
         let serve = axum::serve(listener, router).with_graceful_shutdown(wait(stopped));
-        let task = tokio::spawn(serve.into_future());
-        Self { address, stop, task }
+        tokio::spawn(async move {
+            if let Err(error) = serve.await {
+                tracing::warn!(%error, "a loopback server ended badly");
+            }
+        });
+        Self { address, stop }
     }
 
     pub(crate) fn address(&self) -> SocketAddr {
@@ -67,11 +71,9 @@ impl Server {
     }
 
     /// Ends every request still waiting (503) and returns when no connection is left.
-    pub(crate) async fn stop(self) {
+    pub(crate) async fn stop(&self) {
         self.stop.send_replace(true);
-        if let Ok(Err(error)) = self.task.await {
-            tracing::warn!(%error, "a loopback server ended badly");
-        }
+        self.stop.closed().await;
     }
 }
 

@@ -11,11 +11,11 @@ use std::{
 
 use alloy_primitives::Address;
 use usher_xmtp::{
-    Account, AccountError, Group, GroupError, GroupId, Identities, Invitation, NewGroup, SendWelcomesError, V3,
-    WelcomeError, Welcomed, Wrapping,
+    Account, AccountError, Group, GroupError, GroupId, Identities, Invitation, NewGroup, V3, WelcomeError, Welcomed,
+    Wrapping,
     content::{self, Content, Outgoing},
     group::{ChangeError, Event, MetadataChange, WalkError},
-    identity::{InboxId, InstallationId, LocalWallet, WalletSigner},
+    identity::{InboxId, InstallationId, LocalWallet, SignerError, WalletSigner, revoke_update},
     network::{Network, NetworkError},
     policy::Policies,
     ports::{Clock, Randomness},
@@ -50,10 +50,10 @@ pub enum PersonError {
     Welcome(#[from] WelcomeError),
     /// See the source.
     #[error(transparent)]
-    SendWelcomes(#[from] SendWelcomesError),
+    Network(#[from] NetworkError),
     /// See the source.
     #[error(transparent)]
-    Network(#[from] NetworkError),
+    Signer(#[from] SignerError),
     /// The person is not in that group.
     #[error("not in group {0}")]
     NotIn(GroupId),
@@ -66,6 +66,8 @@ pub enum PersonError {
 pub struct Person {
     wallet: LocalWallet,
     network: Arc<dyn Network>,
+    clock: Arc<dyn Clock>,
+    randomness: Arc<dyn Randomness>,
     account: Zeroizing<Vec<u8>>,
     groups: BTreeMap<GroupId, Zeroizing<Vec<u8>>>,
     /// The last state in which the person was a member: what somebody who does not play fair would keep.
@@ -84,14 +86,26 @@ impl Person {
     /// Registers an installation for the wallet with this private key.
     pub async fn register(private_key: &[u8; 32], xmtp_url: &str) -> Result<Self, PersonError> {
         let network = Arc::new(V3::new(xmtp_url, Duration::from_secs(10))?);
+        Self::register_on(network, private_key, Arc::new(SystemClock), Arc::new(Ambient)).await
+    }
+
+    /// The same, on any network and with surroundings of the caller's.
+    pub async fn register_on(
+        network: Arc<dyn Network>,
+        private_key: &[u8; 32],
+        clock: Arc<dyn Clock>,
+        randomness: Arc<dyn Randomness>,
+    ) -> Result<Self, PersonError> {
         let wallet = LocalWallet::from_key(private_key).expect("the caller's key is a secp256k1 key");
         let inbox = usher_xmtp::inbox_of(wallet.address(), &*network).await?;
-        let mut account = Account::new(inbox, &SystemClock, &Ambient)?;
-        account.register(&wallet, &*network, &SystemClock).await?;
+        let mut account = Account::new(inbox, &*clock, &*randomness)?;
+        account.register(&wallet, &*network, &*clock).await?;
         let account = account.encode()?;
         Ok(Self {
             wallet,
             network,
+            clock,
+            randomness,
             account,
             groups: BTreeMap::new(),
             hoarded: BTreeMap::new(),
@@ -207,7 +221,7 @@ impl Person {
         self.keep(&group)?;
         result?;
         if group.has_welcomes() {
-            let sent = group.send_welcomes(&*self.network, &Ambient, |_| true).await?;
+            let sent = group.send_welcomes(&*self.network, &*self.randomness, |_| true).await?;
             group.clear_welcomes(&sent);
             self.keep(&group)?;
         }
@@ -222,7 +236,7 @@ impl Person {
         members: &BTreeSet<InboxId>,
     ) -> Result<GroupId, PersonError> {
         let new = NewGroup { name: name.to_owned(), description: String::new(), policies };
-        let group = Group::create(&self.account()?, new, &Ambient)?;
+        let group = Group::create(&self.account()?, new, &*self.randomness)?;
         let id = group.id();
         self.keep(&group)?;
         self.change_members(id, members, &BTreeSet::new()).await?;
@@ -272,7 +286,7 @@ impl Person {
             stage(&mut group, &account, &*network, &mut Identities::default()).await?;
             self.keep(&group)?;
             let epoch = group.epoch();
-            let commit = self.group(id)?.pending_commit(&account, &SystemClock).expect("just staged");
+            let commit = self.group(id)?.pending_commit(&account, &*self.clock).expect("just staged");
             network.send_group_messages(vec![commit]).await?;
             let before = self.events(id).len();
             group = self.sync_group(id).await?;
@@ -286,19 +300,19 @@ impl Person {
 
     /// Says something in a group.
     pub async fn send_text(&mut self, id: GroupId, text: &str) -> Result<(), PersonError> {
-        self.send(id, &content::encode_text(text, &idempotency_key())).await
+        self.send(id, &content::encode_text(text, &self.idempotency_key())).await
     }
 
     /// Asks to be removed from a group.
     pub async fn leave(&mut self, id: GroupId) -> Result<(), PersonError> {
-        self.send(id, &content::encode_leave_request(&idempotency_key())).await
+        self.send(id, &content::encode_leave_request(&self.idempotency_key())).await
     }
 
     /// Sends a message of the person's own with its last bit turned: what another member can forge in his name.
     pub async fn send_forgery(&mut self, id: GroupId) -> Result<(), PersonError> {
         let mut group = self.group(id)?;
-        let message = content::encode_text("never said", &idempotency_key());
-        let mut forgery = group.encrypt(&self.account()?, &message, &SystemClock)?;
+        let message = content::encode_text("never said", &self.idempotency_key());
+        let mut forgery = group.encrypt(&self.account()?, &message, &*self.clock)?;
         *forgery.data.last_mut().expect("a message has bytes") ^= 1;
         Ok(self.network.send_group_messages(vec![forgery]).await?)
     }
@@ -316,8 +330,8 @@ impl Person {
     /// Asks to leave, behind a forgery: the same message with its last bit turned, as a member can send to spoil it.
     pub async fn leave_behind_forgery(&mut self, id: GroupId) -> Result<(), PersonError> {
         let mut group = self.group(id)?;
-        let request = content::encode_leave_request(&idempotency_key());
-        let message = group.encrypt(&self.account()?, &request, &SystemClock)?;
+        let request = content::encode_leave_request(&self.idempotency_key());
+        let message = group.encrypt(&self.account()?, &request, &*self.clock)?;
         self.keep(&group)?;
         let mut forgery = message.clone();
         *forgery.data.last_mut().expect("a message has bytes") ^= 1;
@@ -330,7 +344,7 @@ impl Person {
     /// Says something with the keys the person has, as a client that has not heard of the newest commits does.
     pub async fn send_text_unsynced(&mut self, id: GroupId, text: &str) -> Result<(), PersonError> {
         let group = self.group(id)?;
-        self.publish(group, &content::encode_text(text, &idempotency_key())).await
+        self.publish(group, &content::encode_text(text, &self.idempotency_key())).await
     }
 
     async fn send(&mut self, id: GroupId, message: &Outgoing) -> Result<(), PersonError> {
@@ -339,23 +353,30 @@ impl Person {
     }
 
     async fn publish(&mut self, mut group: Group, message: &Outgoing) -> Result<(), PersonError> {
-        let message = group.encrypt(&self.account()?, message, &SystemClock)?;
+        let message = group.encrypt(&self.account()?, message, &*self.clock)?;
         self.keep(&group)?;
         Ok(self.network.send_group_messages(vec![message]).await?)
+    }
+
+    /// Revokes another installation of the person's inbox.
+    pub async fn revoke(&self, installation: InstallationId) -> Result<(), PersonError> {
+        let inbox = self.inbox()?;
+        let update = revoke_update(&inbox, &self.wallet, [installation.into()], self.clock.now_ns()).await?;
+        Ok(self.network.publish_identity_update(update).await?)
     }
 
     /// Replaces the key package, as libxmtp's clients do after joining.
     pub async fn rotate_key_package(&mut self, wrapping: Wrapping) -> Result<(), PersonError> {
         let mut account = self.account()?;
-        account.rotate_key_package(wrapping, &SystemClock, &Ambient)?;
+        account.rotate_key_package(wrapping, &*self.clock, &*self.randomness)?;
         self.account = account.encode()?;
         Ok(account.upload_key_package(&*self.network).await?)
     }
-}
 
-/// SDKs use the time of day, too.
-fn idempotency_key() -> String {
-    let mut salt = [0; 8];
-    Ambient.fill(&mut salt);
-    format!("{}-{}", SystemClock.now_ns(), u64::from_le_bytes(salt))
+    /// SDKs use the time of day, too.
+    fn idempotency_key(&self) -> String {
+        let mut salt = [0; 8];
+        self.randomness.fill(&mut salt);
+        format!("{}-{}", self.clock.now_ns(), u64::from_le_bytes(salt))
+    }
 }

@@ -2,13 +2,23 @@
 
 #![expect(clippy::unwrap_used, reason = "a helper that panics fails its test")]
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use aws_sdk_sqs::{
     Client,
     types::{QueueAttributeName as Attribute, SendMessageBatchRequestEntry},
 };
+use bytes::Bytes;
+use http::{HeaderMap, Request, StatusCode};
+use http_body_util::{BodyExt as _, Full};
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
+use tokio::net::TcpStream;
 use usher_localnet::{
     aws::sqs_client,
     lambda::{EventSourceConfig, Function, FunctionConfig, FunctionError, Logs, RuntimeApi, Schedule, SqsEventSource},
@@ -295,4 +305,148 @@ async fn a_stop_leaves_unfinished_messages_in_the_queue() {
     }
     source.stop(Duration::ZERO).await;
     assert_eq!(queue.left(&queue.url).await, 1);
+}
+
+/// A function that can be invoked over HTTP.
+struct Published {
+    api: Arc<RuntimeApi>,
+    _function: Arc<Function>,
+}
+
+struct Answer {
+    status: StatusCode,
+    headers: HeaderMap,
+    body: Value,
+}
+
+impl Answer {
+    fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name).map(|value| value.to_str().unwrap())
+    }
+}
+
+impl Published {
+    async fn new(config: FunctionConfig) -> Self {
+        let api = Arc::new(RuntimeApi::start(0).await.unwrap());
+        let function = Arc::new(Function::new(Arc::clone(&api), config));
+        api.publish("sample", &function);
+        Self { api, _function: function }
+    }
+
+    async fn post(&self, function: &str, kind: Option<&str>, payload: String) -> Answer {
+        let address = self.api.url().strip_prefix("http://").unwrap().to_owned();
+        let stream = TcpStream::connect(&address).await.unwrap();
+        let (mut client, connection) = http1::handshake(TokioIo::new(stream)).await.unwrap();
+        let request = Request::post(format!("/2015-03-31/functions/{function}/invocations")).header("host", address);
+        let request = kind.into_iter().fold(request, |request, kind| request.header("x-amz-invocation-type", kind));
+        let asked = async move {
+            let (parts, body) =
+                client.send_request(request.body(Full::new(Bytes::from(payload))).unwrap()).await.unwrap().into_parts();
+            let body = body.collect().await.unwrap().to_bytes();
+            let body = if body.is_empty() { Value::Null } else { serde_json::from_slice(&body).unwrap() };
+            Answer { status: parts.status, headers: parts.headers, body }
+        };
+        // The connection ends when the client is dropped.
+        let (answer, _) = futures::future::join(asked, connection).await;
+        answer
+    }
+
+    async fn invoke(&self, event: Value) -> Answer {
+        self.post("sample", None, event.to_string()).await
+    }
+}
+
+#[tokio::test]
+async fn an_invocation_is_answered_as_lambda_answers() {
+    let published = Published::new(config()).await;
+    for kind in [None, Some("RequestResponse")] {
+        let answer = published.post("sample", kind, json!({ "number": 1 }).to_string()).await;
+        assert_eq!(answer.status, StatusCode::OK);
+        assert_eq!(answer.body["event"], json!({ "number": 1 }));
+        assert_eq!(answer.header("content-type"), Some("application/json"));
+        assert_eq!(answer.header("x-amz-executed-version"), Some("$LATEST"));
+        assert_eq!(answer.header("x-amzn-requestid"), answer.body["context"]["request_id"].as_str());
+        assert_eq!(answer.header("x-amz-function-error"), None);
+    }
+}
+
+#[tokio::test]
+async fn the_function_s_error_is_the_answer_to_its_invocation() {
+    let published = Published::new(FunctionConfig { timeout: Duration::from_secs(2), ..config() }).await;
+    for (order, error_type, message) in [
+        ("return an error", None, "as ordered"),
+        ("panic", None, "as ordered"),
+        ("exit", Some("Runtime.ExitError"), "the process ended with exit status: 3"),
+        ("hang", Some("Sandbox.Timedout"), "timed out after 2000 ms"),
+    ] {
+        let answer = published.invoke(json!({ "do": order })).await;
+        assert_eq!((answer.status, answer.header("x-amz-function-error")), (StatusCode::OK, Some("Unhandled")));
+        assert!(answer.header("x-amzn-requestid").is_some());
+        let said = answer.body["errorMessage"].as_str().unwrap();
+        assert!(said.contains(message), "{order}: {said}");
+        let said = answer.body["errorType"].as_str().unwrap();
+        assert!(error_type.map_or(!said.is_empty(), |error_type| said == error_type), "{order}: {said}");
+    }
+}
+
+#[tokio::test]
+async fn what_cannot_be_invoked_is_refused() {
+    let log = Log::new();
+    let published = Published::new(log.config()).await;
+    let nothing =
+        Published { api: Arc::new(RuntimeApi::start(0).await.unwrap()), _function: published._function.clone() };
+    let event = || "{}".to_owned();
+    for (answer, status, error_type, message) in [
+        (published.post("other", None, event()).await, 404, "ResourceNotFoundException", "function:other"),
+        (nothing.post("sample", None, event()).await, 404, "ResourceNotFoundException", "function:sample"),
+        (published.post("sample", None, "{".to_owned()).await, 400, "InvalidRequestContentException", "EOF"),
+        (published.post("sample", Some("Later"), event()).await, 400, "InvalidParameterValueException", "Later"),
+    ] {
+        assert_eq!(answer.status, status);
+        assert_eq!(answer.header("x-amzn-errortype"), Some(error_type));
+        assert_eq!(answer.body["errorType"], error_type);
+        let said = answer.body["errorMessage"].as_str().unwrap();
+        assert!(said.contains(message), "{said}");
+        assert_eq!(answer.body["Message"], said);
+    }
+    assert_eq!(log.text(), "");
+}
+
+#[tokio::test]
+async fn an_event_runs_behind_the_answer_and_a_dry_run_not_at_all() {
+    let log = Log::new();
+    let published = Published::new(log.config()).await;
+    let answer = published.post("sample", Some("DryRun"), json!({ "number": 1 }).to_string()).await;
+    assert_eq!((answer.status, answer.body), (StatusCode::NO_CONTENT, Value::Null));
+    let answer = published.post("sample", Some("Event"), json!({ "number": 2 }).to_string()).await;
+    assert_eq!((answer.status, answer.body), (StatusCode::ACCEPTED, Value::Null));
+    while log.text().is_empty() {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(log.text(), "got {\"number\":2}\n");
+}
+
+#[tokio::test]
+async fn an_invocation_does_not_end_with_its_caller_but_with_the_server() {
+    let log = Log::new();
+    let timeout = Duration::from_secs(2);
+    let published = Published::new(FunctionConfig { timeout, ..log.config() }).await;
+    let began = Instant::now();
+    let hanging = || log.text().matches("hang").count();
+    tokio::select! {
+        _ = published.invoke(json!({ "do": "hang" })) => panic!("it hangs"),
+        () = async { while hanging() < 1 { tokio::task::yield_now().await; } } => {}
+    }
+    // There is one environment: the next invocation waits for the end of the first.
+    assert_eq!(published.invoke(json!({})).await.status, StatusCode::OK);
+    assert!(began.elapsed() >= timeout);
+
+    let stop = async {
+        while hanging() < 2 {
+            tokio::task::yield_now().await;
+        }
+        published.api.stop().await;
+    };
+    let (answer, ()) = futures::future::join(published.invoke(json!({ "do": "hang" })), stop).await;
+    assert_eq!(answer.status, StatusCode::SERVICE_UNAVAILABLE);
 }

@@ -7,6 +7,7 @@ pub mod event;
 pub mod fact;
 pub mod ids;
 pub mod planner;
+pub mod planted;
 pub mod ports;
 pub mod ticket;
 

@@ -102,7 +102,8 @@ impl<T: Table> Doorkeeper<T> {
         Ok(Findings { claims, identities, key_packages, usable, missed })
     }
 
-    async fn unresolved(
+    /// The claims as the ledger has them, nobody asked.
+    pub(crate) async fn unresolved(
         &self,
         account: &Account,
         incarnation: &Incarnation,
@@ -173,15 +174,18 @@ impl<T: Table> Doorkeeper<T> {
             Ok(suggested) => suggested,
             Err(error) => return Ok(self.missed("inboxes of wallets", &error)),
         };
-        if let Err(error) = identities.load(network, suggested.iter().flatten()).await {
-            return Ok(self.missed("identity logs of newcomers", &error));
-        }
+        let missed = match identities.load(network, suggested.iter().flatten()).await {
+            Ok(()) => missed,
+            Err(error) => self.missed("identity logs of newcomers", &error),
+        };
         for (wallet, inbox) in unknown.into_iter().zip(suggested) {
             let listed = |inbox: &identity::InboxId| {
                 identities.latest(inbox).is_some_and(|(_, state)| state.addresses().contains(&wallet))
             };
             let answer = match inbox {
                 Some(inbox) if listed(&inbox) => Answer::Linked(domain_inbox(&inbox)),
+                // One newcomer's log that cannot be read keeps the others from nothing.
+                Some(inbox) if !identities.knows(&inbox) => continue,
                 _ if claims.answers.contains_key(&wallet) => continue,
                 Some(_) => Answer::Unresolved(Unresolved::NotListed),
                 None => Answer::Unresolved(Unresolved::NoInbox),
@@ -213,7 +217,10 @@ impl<T: Table> Doorkeeper<T> {
                 let entry = known.entry(inbox).or_insert(sequence_id);
                 *entry = (*entry).min(sequence_id);
             }
-            load.extend(room.group.damaged().iter().chain(room.group.stranded()).cloned());
+            load.extend(room.group.damaged().iter().cloned().chain(room.group.stranded()));
+            if self.heals_now(room) {
+                load.extend(room.group.members().into_keys());
+            }
         }
         let others = claims.links.values().chain(&claims.guests).map(xmtp_inbox);
         load.extend(others.filter(|inbox| !known.contains_key(inbox)));

@@ -6,14 +6,15 @@ use usher_domain::{
     EventKey, GroupId, InboxId, Incarnation,
     admission::{Admission, Departure, Unresolved},
     planner::{self, Grounds, Input, MemberView, MembershipCommit, Purpose, RoomView, Step, WantedMetadata},
+    planted::Bug,
 };
 use usher_store::{
-    EventRecord, Lease, Release, RoomRecord, RoomState, StoreError, Table, Take,
+    EventRecord, Lease, Release, RoomRecord, RoomState, Table, Take,
     standing::{Mark, Marked, Standing},
     table::Write,
 };
 use usher_xmtp::{
-    Account, Group, Identities, NewGroup, attributes,
+    Account, Group, Identities, Lost, NewGroup, attributes,
     content::Content,
     group::{Committed, Event, MembershipChange, MetadataChange},
     policy::Policies,
@@ -90,7 +91,8 @@ impl<T: Table> Doorkeeper<T> {
         deadline_ms: u64,
         cause: Cause,
     ) -> Result<Converged, ConvergeError> {
-        let Some(account) = self.account().await? else { return Ok(Converged::NotReady) };
+        let account = self.account().await.inspect_err(|error| error.tell(event))?;
+        let Some(account) = account else { return Ok(Converged::NotReady) };
         let now_ms = self.parts.clock.now_ms();
         let until_ms = deadline_ms.max(now_ms) + LEASE_GRACE_MS;
         let lease = match self.parts.store.take(event, owner, now_ms, until_ms).await? {
@@ -106,10 +108,9 @@ impl<T: Table> Doorkeeper<T> {
             Ok(converged) => Ok(converged),
             Err(ConvergeError::Fenced) => Err(ConvergeError::Fenced),
             Err(error) => {
-                let reason = chain(&error);
-                tracing::warn!(%event, error = %reason, error.code = error.code(), "convergence left for later");
+                error.tell(event);
                 self.parts.store.abandon(&lease).await?;
-                Ok(Converged::Unfinished { reason })
+                Ok(Converged::Unfinished { reason: chain(&error) })
             }
         }
     }
@@ -213,20 +214,21 @@ impl<T: Table> Doorkeeper<T> {
             match self.open(lease, record).await {
                 Ok(room) => rooms.push(self.follow(account, lease, room).await?),
                 Err(error) if error.is_unreadable_room() => {
-                    self.declare_lost(lease, record, &chain(&error)).await?;
+                    self.declare_lost(lease, record, error.code(), &chain(&error), Vec::new()).await?;
                     return Ok(Round::Acted);
                 }
                 Err(error) => return Err(error),
             }
         }
         if rooms.iter().any(|room| room.group.lost().is_some()) {
-            // Saved as lost with its last state; the next look finds a successor missing.
+            // Its record says so; the next look finds a successor missing.
             return Ok(Round::Acted);
         }
         let standing = self.parts.store.standing(&incarnation).await?;
         let findings = self.findings(account, &incarnation, live, &standing, &rooms).await?;
         self.remember_links(&incarnation, &findings, &rooms).await?;
-        let input = self.input(&findings, &records, &rooms, live);
+        let seated = self.last_seated(&records).await?;
+        let input = self.input(&findings, &records, &rooms, &seated, live);
         let plan = planner::plan(&input);
         for alarm in &plan.alarms {
             tracing::error!(event = %event.event, alarm = %alarm, "needs a person");
@@ -235,12 +237,12 @@ impl<T: Table> Doorkeeper<T> {
         let Some(step) = step else {
             let waiting = waiting(&input, &plan, &findings);
             let next = self.remember_waiting(&incarnation, &standing, &waiting).await?;
-            self.rest(lease, rooms, &findings).await?;
+            let healing = self.rest(lease, rooms, &findings).await?;
             if findings.missed {
                 return Ok(Round::Stop("not all could be found out".to_owned()));
             }
             let at_ms = self.parts.clock.now_ms() + DAY_MS;
-            return Ok(Round::Rest { again_at_ms: next.unwrap_or(at_ms).min(at_ms) });
+            return Ok(Round::Rest { again_at_ms: next.into_iter().chain(healing).fold(at_ms, u64::min) });
         };
         if self.out_of_time(deadline_ms) {
             return Ok(Round::Stop("the deadline is near".to_owned()));
@@ -254,41 +256,49 @@ impl<T: Table> Doorkeeper<T> {
         let record = room.record.clone();
         let mut events = Vec::new();
         let walked = room.group.sync(account, &*self.parts.network, &mut Identities::default(), &mut events).await;
+        #[cfg(feature = "planted-bugs")]
+        crate::planted::walked(&mut room.group, &events);
+        if room.group.lost() == Some(&Lost::RolledBack) {
+            // What the record says was looked at was noted then, and newer notes may have followed.
+            events.retain(|event| event.id().is_none_or(|id| id > record.seen));
+        }
         let standing = if events.iter().any(matters) {
             self.parts.store.standing(&record.incarnation).await?
         } else {
             Standing::default()
         };
-        let writes = self.marks(&record.incarnation, &standing, &events);
+        let writes = self.marks(account, &record.incarnation, &standing, &events);
         let lost = room.group.lost().is_some();
         if lost || events.iter().any(matters) || room.unsaved_messages() > UNSAVED_MESSAGES_MAX {
             let wallets = |inbox: &str| wallets_in(&standing, inbox);
             self.save(lease, &mut room, &wallets, writes).await?;
-        }
-        if lost {
-            tracing::error!(room = %record.group, reason = ?room.group.lost(), "room lost");
         }
         walked?;
         Ok(room)
     }
 
     /// Keeps rooms for the next time; notes how far their logs were looked at.
-    async fn rest(&self, lease: &Lease, rooms: Vec<Room>, findings: &Findings) -> Result<(), ConvergeError> {
+    /// Returns when the first of them wants another look.
+    async fn rest(&self, lease: &Lease, rooms: Vec<Room>, findings: &Findings) -> Result<Option<u64>, ConvergeError> {
+        let mut again_at_ms = None;
         for mut room in rooms {
             if room.group.has_welcomes() {
                 self.send_welcomes(lease, &mut room, findings).await?;
             }
-            if room.group.cursor().latest() > room.record.seen {
+            let noted = self.note_healing(&mut room);
+            if noted || room.group.cursor().latest() > room.record.seen {
                 room.record.seen = room.group.cursor().latest();
-                self.write_fenced(lease, room.record.write()).await?;
+                self.write_fenced(lease, vec![room.record.write()]).await?;
             }
+            let next_try_ms = room.record.healing.as_ref().map(|healing| healing.next_try_ms);
+            again_at_ms = again_at_ms.into_iter().chain(next_try_ms).min();
             self.keep(room);
         }
-        Ok(())
+        Ok(again_at_ms)
     }
 
     /// What others' commits and leave requests say about who belongs.
-    fn marks(&self, incarnation: &Incarnation, standing: &Standing, events: &[Event]) -> Vec<Write> {
+    fn marks(&self, account: &Account, incarnation: &Incarnation, standing: &Standing, events: &[Event]) -> Vec<Write> {
         let since_ms = self.parts.clock.now_ms();
         let mut marks: BTreeMap<InboxId, Option<Mark>> = BTreeMap::new();
         let held = |inbox: &InboxId| standing.links.iter().any(|link| link.inbox == *inbox);
@@ -299,7 +309,9 @@ impl<T: Table> Doorkeeper<T> {
                 }
                 Event::Committed(Committed { own: false, actor_is_admin: true, actor, change, .. }) => {
                     let by = domain_inbox(actor);
-                    for removed in &change.removed_inboxes {
+                    // Whoever removes usher loses the room, and bans nobody.
+                    let usher = account.inbox().as_str();
+                    for removed in change.removed_inboxes.iter().filter(|removed| removed.inbox_id != usher) {
                         if let Ok(inbox) = removed.inbox_id.parse() {
                             marks.insert(inbox, Some(Mark::Banned { by: by.clone() }));
                         }
@@ -321,28 +333,21 @@ impl<T: Table> Doorkeeper<T> {
         marks.into_iter().map(write).collect()
     }
 
-    async fn declare_lost(&self, lease: &Lease, record: &RoomRecord, reason: &str) -> Result<(), ConvergeError> {
-        tracing::error!(room = %record.group, reason, "room lost: its state cannot be read");
-        let lost = RoomRecord { state: RoomState::Lost { reason: reason.to_owned() }, ..record.clone() };
-        self.write_fenced(lease, lost.write()).await
-    }
-
-    /// Writes a row unless a newer lease has the event.
-    async fn write_fenced(&self, lease: &Lease, row: Write) -> Result<(), ConvergeError> {
-        match self.parts.store.table().transact(&[lease.still_mine(), row]).await {
-            Err(error) if error.failed_condition(0).is_some() => Err(ConvergeError::Fenced),
-            done => Ok(done.map_err(StoreError::from)?),
-        }
-    }
-
-    fn input(&self, findings: &Findings, records: &[&RoomRecord], rooms: &[Room], live: bool) -> Input {
+    fn input(
+        &self,
+        findings: &Findings,
+        records: &[&RoomRecord],
+        rooms: &[Room],
+        seated: &BTreeMap<GroupId, BTreeSet<InboxId>>,
+        live: bool,
+    ) -> Input {
         let by_group: BTreeMap<GroupId, &Room> = rooms.iter().map(|room| (room.record.group, room)).collect();
         let views = records.iter().map(|record| match by_group.get(&record.group) {
-            Some(room) => view(&room.group, record.unexplained_removals),
+            Some(room) => view(&room.group, record),
             None => {
                 let successor =
                     records.iter().find(|other| other.succeeds == Some(record.group)).map(|other| other.group);
-                lost_view(record.group, successor)
+                lost_view(record.group, successor, seated.get(&record.group))
             }
         });
         let mut admission = Admission::new(&findings.claims);
@@ -392,6 +397,13 @@ impl<T: Table> Doorkeeper<T> {
         if !matches!(step, Step::Settle { .. }) {
             self.stage(account, &mut room, step, &mut findings).await?;
             room.record.unexplained_removals += unexplained(step);
+            if let Step::Membership { purpose, commit, .. } = step {
+                self.note_repair(&mut room, purpose, commit);
+            }
+            if Bug::PublishBeforeStore.is_planted() {
+                let commit = room.group.pending_commit(account, &self.surroundings);
+                self.parts.network.send_group_messages(commit.into_iter().collect()).await?;
+            }
             let wallets = |inbox: &str| findings.wallets_of(inbox);
             self.save(lease, &mut room, &wallets, Vec::new()).await?;
         }
@@ -423,6 +435,8 @@ impl<T: Table> Doorkeeper<T> {
             succeeds,
             seen: 0,
             unexplained_removals: 0,
+            repaired_ms: BTreeMap::new(),
+            healing: None,
         };
         let mut room = Room::new(record, group);
         self.save(lease, &mut room, &|inbox: &str| findings.wallets_of(inbox), vec![lease.still_mine()]).await?;
@@ -489,12 +503,19 @@ impl<T: Table> Doorkeeper<T> {
             None => Ok(()),
         };
         let mut events = Vec::new();
+        #[cfg(feature = "planted-bugs")]
+        crate::planted::published(&mut room.group, network, published.is_ok(), &mut events).await?;
         let walked = room.group.sync(account, network, &mut Identities::default(), &mut events).await;
+        #[cfg(feature = "planted-bugs")]
+        crate::planted::walked(&mut room.group, &events);
         let standing = self.parts.store.standing(&room.record.incarnation).await?;
-        let writes = self.marks(&room.record.incarnation, &standing, &events);
+        let writes = self.marks(account, &room.record.incarnation, &standing, &events);
         let wallets = |inbox: &str| findings.wallets_of(inbox);
         if events.iter().any(matters) || room.group.lost().is_some() {
             self.save(lease, &mut room, &wallets, writes).await?;
+        }
+        if room.group.lost().is_some() {
+            return Ok(Round::Acted);
         }
         walked?;
         published?;
@@ -551,7 +572,7 @@ fn room_name(category: &str, event: &EventKey) -> String {
     format!("{}{number}", &category[..end]).trim().to_owned()
 }
 
-fn view(group: &Group, unexplained_removals: usize) -> RoomView {
+fn view(group: &Group, record: &RoomRecord) -> RoomView {
     let metadata = group.metadata();
     let inboxes = |inboxes: &BTreeSet<usher_xmtp::identity::InboxId>| inboxes.iter().map(domain_inbox).collect();
     let text = |name: &str| metadata.attributes.get(name).cloned().unwrap_or_default();
@@ -572,17 +593,17 @@ fn view(group: &Group, unexplained_removals: usize) -> RoomView {
         description: text(attributes::DESCRIPTION),
         pending_commit: group.has_pending_commit(),
         leave_requests: inboxes(group.leaving()),
-        damaged: inboxes(group.stranded()),
-        last_repaired_ms: BTreeMap::new(),
-        unexplained_removals,
+        damaged: inboxes(&group.stranded()),
+        last_repaired_ms: record.repaired_ms.clone(),
+        unexplained_removals: record.unexplained_removals,
     }
 }
 
-fn lost_view(group: GroupId, successor: Option<GroupId>) -> RoomView {
+fn lost_view(group: GroupId, successor: Option<GroupId>, seated: Option<&BTreeSet<InboxId>>) -> RoomView {
     RoomView {
         group,
         state: planner::RoomState::Lost { successor },
-        members: BTreeMap::new(),
+        members: seated.into_iter().flatten().map(|inbox| (inbox.clone(), MemberView::default())).collect(),
         failed_installations: BTreeSet::new(),
         strangers: BTreeSet::new(),
         admins: BTreeSet::new(),
@@ -643,7 +664,7 @@ fn waiting(input: &Input, plan: &planner::Plan, findings: &Findings) -> BTreeMap
 }
 
 /// An error with all that caused it.
-fn chain(error: &dyn std::error::Error) -> String {
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {

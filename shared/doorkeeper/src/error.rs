@@ -1,11 +1,14 @@
 //! What stops a convergence, and what it is told as.
 
+use usher_domain::EventKey;
 use usher_store::{SnapshotError, StoreError};
 use usher_xmtp::{
-    AccountError, GroupError, IdentitiesError, SendWelcomesError,
+    AccountError, GroupError, IdentitiesError,
     group::{ChangeError, WalkError},
     network::NetworkError,
 };
+
+use crate::converge::chain;
 
 /// Why an event was not converged. The event stays due.
 #[derive(Debug, thiserror::Error)]
@@ -19,6 +22,18 @@ pub enum ConvergeError {
     /// A snapshot was not loaded or saved.
     #[error("a snapshot was not loaded or saved")]
     Snapshot(#[source] SnapshotError),
+    /// The ledger names a room that has no snapshot.
+    #[error("the ledger names the room, and there is no snapshot of it")]
+    NoSnapshot,
+    /// A room's fence is a number that no lease of its event has had yet. It is the room's own state; when leases have
+    /// come so far, it can be claimed again.
+    #[error("the room was claimed by lease {fence}, and the newest there is is {newest}")]
+    FenceAhead {
+        /// The room's fence.
+        fence: u64,
+        /// The event's.
+        newest: u64,
+    },
     /// XMTP did not answer.
     #[error("XMTP did not answer")]
     Network(#[from] NetworkError),
@@ -31,9 +46,6 @@ pub enum ConvergeError {
     /// A change was not made.
     #[error("a room was not changed")]
     Change(#[from] ChangeError),
-    /// Welcomes were not sent.
-    #[error("welcomes were not sent")]
-    Welcomes(#[from] SendWelcomesError),
     /// A room cannot be made, written or read.
     #[error("a room's state cannot be used")]
     Group(#[from] GroupError),
@@ -63,12 +75,13 @@ impl ConvergeError {
         match self {
             Self::Fenced => "fenced",
             Self::Store(_) => "store",
-            Self::Snapshot(_) => "snapshot",
+            Self::Snapshot(error) => error.code(),
+            Self::NoSnapshot => "snapshot_missing",
+            Self::FenceAhead { .. } => "fence_ahead",
             Self::Network(_) => "network",
             Self::Identities(_) => "identities",
             Self::Walk(_) => "walk",
             Self::Change(_) => "change",
-            Self::Welcomes(_) => "welcomes",
             Self::Group(_) => "group",
             Self::Account(_) => "account",
             Self::Id(_) => "id",
@@ -82,8 +95,27 @@ impl ConvergeError {
             Self::Snapshot(error) => {
                 matches!(error, SnapshotError::Tampered | SnapshotError::WrongKey | SnapshotError::MissingChunk { .. })
             }
-            Self::Group(_) => true,
+            Self::Group(_) | Self::NoSnapshot => true,
             _ => false,
+        }
+    }
+
+    /// Whether trying again does not help by itself: what is stored, or the right to read it, is not as it should be.
+    fn needs_person(&self) -> bool {
+        match self {
+            Self::Snapshot(error) => !matches!(error, SnapshotError::Store(_)),
+            Self::NoSnapshot | Self::FenceAhead { .. } | Self::Group(_) | Self::Account(_) => true,
+            _ => false,
+        }
+    }
+
+    /// Logs why an event is left for later; an alarm if somebody has to look.
+    pub(crate) fn tell(&self, event: &EventKey) {
+        let (code, error) = (self.code(), chain(self));
+        if self.needs_person() {
+            tracing::error!(%event, error.code = code, error, "needs a person: convergence left for later");
+        } else {
+            tracing::warn!(%event, error.code = code, error, "convergence left for later");
         }
     }
 }

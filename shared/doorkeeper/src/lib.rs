@@ -9,7 +9,12 @@ mod account;
 mod claims;
 mod converge;
 mod error;
+mod healing;
 mod overdue;
+mod owed;
+mod paced;
+#[cfg(feature = "planted-bugs")]
+mod planted;
 mod ports;
 mod room;
 mod status;
@@ -32,6 +37,7 @@ use usher_xmtp::{Account, Group, network::Network};
 pub use account::{AccountInfo, InitError, init_account};
 pub use converge::{Cause, Converged};
 pub use error::ConvergeError;
+pub use paced::Paced;
 pub use ports::{NudgeError, Nudges};
 pub use status::{RoomStatus, SeatStatus};
 

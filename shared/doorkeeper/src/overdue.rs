@@ -2,39 +2,26 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use futures::{StreamExt as _, stream};
 use usher_domain::EventKey;
-use usher_store::{RoomState, Table};
+use usher_store::Table;
 
 use crate::{ConvergeError, Doorkeeper};
 
-/// How many due events one look takes.
-const DUE_MAX: usize = 1000;
-
-/// How many events' rooms are read at once.
-const READS_AT_ONCE: usize = 32;
+/// How many due events, or active rooms, one look takes note of. 20,000 rooms are 20 calls to XMTP.
+const LOOKED_AT_MAX: usize = 20_000;
 
 impl<T: Table> Doorkeeper<T> {
     /// The events that are due.
     pub async fn due(&self) -> Result<BTreeSet<EventKey>, ConvergeError> {
-        let due = self.parts.store.due(self.parts.clock.now_ms(), DUE_MAX).await?;
+        let due = self.parts.store.due(self.parts.clock.now_ms(), LOOKED_AT_MAX).await?;
         Ok(due.into_iter().map(|due| due.event).collect())
     }
 
-    /// The events whose rooms have messages that nobody looked at: leave requests, others' commits, new devices. XMTP
-    /// is asked once for all rooms.
+    /// The events whose rooms have messages that nobody looked at: leave requests, others' commits, new devices. The
+    /// index has all active rooms, and XMTP is asked for a thousand at once.
     pub async fn with_news(&self) -> Result<BTreeSet<EventKey>, ConvergeError> {
-        let events = self.parts.store.events().await?;
-        let read = stream::iter(events).map(|event| async move { (event, self.parts.store.event(&event).await) });
-        let mut read = read.buffer_unordered(READS_AT_ONCE);
-        let mut rooms = BTreeMap::new();
-        while let Some((event, record)) = read.next().await {
-            for room in record?.into_iter().flat_map(|record| record.rooms) {
-                if room.state == RoomState::Active {
-                    rooms.insert(room.group, (event, room.seen));
-                }
-            }
-        }
+        let active = self.parts.store.active_rooms(LOOKED_AT_MAX).await?;
+        let rooms: BTreeMap<_, _> = active.into_iter().map(|room| (room.group, room)).collect();
         if rooms.is_empty() {
             return Ok(BTreeSet::new());
         }
@@ -43,7 +30,7 @@ impl<T: Table> Doorkeeper<T> {
         let with_news = rooms
             .into_values()
             .zip(newest)
-            .filter_map(|((event, seen), newest)| newest.is_some_and(|newest| newest.id > seen).then_some(event));
+            .filter_map(|(room, newest)| newest.is_some_and(|newest| newest.id > room.seen).then_some(room.event));
         Ok(with_news.collect())
     }
 }

@@ -1,8 +1,10 @@
 //! A room in hand: its group, the version it was read at, and how it is written back.
 
-use usher_domain::GroupId;
+use std::collections::{BTreeMap, BTreeSet};
+
+use usher_domain::{GroupId, InboxId, planted::Bug};
 use usher_store::{
-    Lease, Owner, RoomRecord, RoomState, Table,
+    Lease, Owner, RoomRecord, RoomState, SnapshotError, StoreError, Table,
     snapshot::{SIDE_WRITES_MAX, Save},
     table::Write,
 };
@@ -52,7 +54,6 @@ impl Room {
             name: metadata.attributes.get(attributes::NAME).cloned().unwrap_or_default(),
             epoch: self.group.epoch(),
             cursor: self.group.cursor().latest(),
-            lost: self.group.lost().map(Lost::to_string).unwrap_or_default(),
             seats: seats.collect(),
         }
     }
@@ -62,21 +63,34 @@ impl<T: Table> Doorkeeper<T> {
     /// Claims a room for the lease and reads it. From here on nobody with an older lease can write it.
     pub(crate) async fn open(&self, lease: &Lease, record: &RoomRecord) -> Result<Room, ConvergeError> {
         let owner = Owner::Room(record.group);
-        let snapshot = self.parts.snapshots.claim(&owner, lease.fence).await?;
-        let snapshot = snapshot.ok_or_else(|| {
-            usher_xmtp::GroupError::Malformed("the ledger names the room, and there is no snapshot of it".to_owned())
-        })?;
+        let snapshot = match self.parts.snapshots.claim(&owner, lease.fence).await {
+            Err(SnapshotError::Fenced { by }) => return Err(self.overtaken(lease, &owner, by).await?),
+            claimed => claimed?.ok_or(ConvergeError::NoSnapshot)?,
+        };
         let kept = self.rooms.lock().expect("no holder of this lock panics").remove(&record.group);
         let group = match kept {
-            Some((version, group)) if version == snapshot.version => group,
+            Some((version, group)) if version == snapshot.version || Bug::OlderSnapshot.is_planted() => group,
             _ => Group::decode(&snapshot.plaintext)?,
         };
+        #[cfg(feature = "planted-bugs")]
+        let group = crate::planted::opened(group);
         let status: Option<RoomStatus> = serde_json::from_str(&snapshot.status).ok();
         let stored_cursor = status.map_or(0, |status| status.cursor);
         Ok(Room { record: record.clone(), group, version: snapshot.version, stored_cursor })
     }
 
-    /// Saves a room with what belongs to the change.
+    /// Why a room's fence is ahead of the lease: a newer lease, or a head that somebody else has put there.
+    async fn overtaken(&self, lease: &Lease, owner: &Owner, by: u64) -> Result<ConvergeError, ConvergeError> {
+        let newest = self.parts.store.event(&lease.event).await?.map_or(0, |event| event.fence);
+        if by <= newest {
+            return Ok(ConvergeError::Fenced);
+        }
+        // If it is not the room's own, that is the reason to tell.
+        self.parts.snapshots.load(owner).await?;
+        Ok(ConvergeError::FenceAhead { fence: by, newest })
+    }
+
+    /// Saves a room with what belongs to the change. One that is lost is never written again: its record says so.
     pub(crate) async fn save(
         &self,
         lease: &Lease,
@@ -84,12 +98,16 @@ impl<T: Table> Doorkeeper<T> {
         wallets: &impl Fn(&str) -> Vec<alloy_primitives::Address>,
         mut side_writes: Vec<Write>,
     ) -> Result<(), ConvergeError> {
+        if let Some(lost) = room.group.lost() {
+            return self.declare_lost(lease, &room.record, lost_code(lost), &lost.to_string(), side_writes).await;
+        }
+        #[cfg(not(feature = "planted-bugs"))]
         let plaintext = room.group.encode()?;
+        #[cfg(feature = "planted-bugs")]
+        let plaintext = crate::planted::encoded(&mut room.group)?;
+        let apart = if Bug::BanApart.is_planted() { std::mem::take(&mut side_writes) } else { Vec::new() };
         let status = room.status(wallets);
         room.record.seen = status.cursor;
-        if !status.lost.is_empty() {
-            room.record.state = RoomState::Lost { reason: status.lost.clone() };
-        }
         side_writes.push(room.record.write());
         // Rows that do not fit into the transaction go first: the log is read again if what follows does not happen,
         // and says the same again.
@@ -106,11 +124,11 @@ impl<T: Table> Doorkeeper<T> {
             status: &status,
             side_writes,
         };
-        if room.version == 0 {
-            self.parts.snapshots.claim(&Owner::Room(room.record.group), lease.fence).await?;
-        }
         room.version = self.parts.snapshots.save(&Owner::Room(room.record.group), save).await?;
         room.stored_cursor = room.group.cursor().latest();
+        if !apart.is_empty() {
+            self.write_fenced(lease, apart).await?;
+        }
         tracing::info!(
             room = %room.record.group, mls.epoch = room.group.epoch(), lease.fence = lease.fence,
             snapshot.version = room.version, snapshot.bytes = plaintext.len(), "room saved",
@@ -118,11 +136,68 @@ impl<T: Table> Doorkeeper<T> {
         Ok(())
     }
 
+    /// Says that a room cannot go on, with what was still learned from its log. It gets a successor.
+    pub(crate) async fn declare_lost(
+        &self,
+        lease: &Lease,
+        record: &RoomRecord,
+        code: &'static str,
+        reason: &str,
+        mut rows: Vec<Write>,
+    ) -> Result<(), ConvergeError> {
+        tracing::error!(event = %lease.event, room = %record.group, error.code = code, reason, "room lost");
+        let lost = RoomRecord { state: RoomState::Lost { reason: reason.to_owned() }, ..record.clone() };
+        rows.push(lost.write());
+        self.write_fenced(lease, rows).await
+    }
+
+    /// Writes rows, the last one last, unless a newer lease has the event.
+    pub(crate) async fn write_fenced(&self, lease: &Lease, rows: Vec<Write>) -> Result<(), ConvergeError> {
+        for rows in rows.chunks(SIDE_WRITES_MAX) {
+            let writes = [&[lease.still_mine()], rows].concat();
+            match self.parts.store.table().transact(&writes).await {
+                Err(error) if error.failed_condition(0).is_some() => return Err(ConvergeError::Fenced),
+                done => done.map_err(StoreError::from)?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Who sat in lost rooms, as far as was stored in the clear: they come into the room's own successor, not into
+    /// whichever has a seat. Where there is only one room to come into, nobody is asked.
+    pub(crate) async fn last_seated(
+        &self,
+        records: &[&RoomRecord],
+    ) -> Result<BTreeMap<GroupId, BTreeSet<InboxId>>, ConvergeError> {
+        let succeeded: BTreeSet<GroupId> = records.iter().filter_map(|record| record.succeeds).collect();
+        let mut seated = BTreeMap::new();
+        if records.iter().filter(|record| !succeeded.contains(&record.group)).count() < 2 {
+            return Ok(seated);
+        }
+        for record in records.iter().filter(|record| record.state != RoomState::Active) {
+            let status = self.parts.store.status(&Owner::Room(record.group)).await?;
+            let status: Option<RoomStatus> = status.and_then(|status| serde_json::from_str(&status).ok());
+            let seats = status.into_iter().flat_map(|status| status.seats);
+            seated.insert(record.group, seats.filter_map(|seat| seat.inbox.parse().ok()).collect());
+        }
+        Ok(seated)
+    }
+
     /// Keeps a room's decoded state for the next time. Only for rooms whose memory is at or ahead of what is stored by
     /// nothing but messages that were read.
     pub(crate) fn keep(&self, room: Room) {
         let entry = (room.version, room.group);
         self.rooms.lock().expect("no holder of this lock panics").insert(room.record.group, entry);
+    }
+}
+
+/// A word for logs and metrics.
+fn lost_code(lost: &Lost) -> &'static str {
+    match lost {
+        Lost::RolledBack => "room_rolled_back",
+        Lost::Ejected => "room_ejected",
+        Lost::Refused => "room_refused",
+        Lost::Unfollowable(_) => "room_unfollowable",
     }
 }
 

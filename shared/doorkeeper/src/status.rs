@@ -12,8 +12,6 @@ pub struct RoomStatus {
     pub epoch: u64,
     /// The newest message of the log that the state knows.
     pub cursor: u64,
-    /// Why the room can never be written again; empty if it can.
-    pub lost: String,
     /// Who sits in it.
     pub seats: Vec<SeatStatus>,
 }

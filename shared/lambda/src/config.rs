@@ -9,6 +9,7 @@ use usher_domain::{
     planner::{Limits, MAX_INBOXES},
 };
 use usher_doorkeeper::Policy;
+use usher_store::budget::RateLimits;
 
 const TABLE: &str = "USHER_TABLE";
 const XMTP_URL: &str = "USHER_XMTP_URL";
@@ -33,6 +34,9 @@ pub struct Config {
     pub chains: Chains,
     /// `USHER_CONFIG`, `policy`: what the deployment decides about rooms.
     pub policy: Policy,
+    /// `USHER_CONFIG`, `rate_limits`: what the XMTP node takes from one address; those of the hosted networks unless
+    /// it says otherwise, and none if it is `null`.
+    pub rate_limits: Option<RateLimits>,
 }
 
 /// What wraps the data keys.
@@ -74,6 +78,12 @@ struct Document {
     chains: Chains,
     #[serde(default)]
     policy: PolicyDocument,
+    #[serde(default = "hosted")]
+    rate_limits: Option<RateLimits>,
+}
+
+fn hosted() -> Option<RateLimits> {
+    Some(RateLimits::default())
 }
 
 #[derive(Deserialize, Default)]
@@ -108,6 +118,7 @@ impl Config {
             data_key,
             chains: document.chains,
             policy: document.policy.read()?,
+            rate_limits: document.rate_limits,
         })
     }
 }
@@ -170,6 +181,17 @@ mod tests {
         let config = read(&variables).unwrap();
         assert_eq!(config.policy.creator_role, CreatorRole::SuperAdmin);
         assert_eq!(config.policy.limits.seats_per_room, 50);
+    }
+
+    #[test]
+    fn rate_limits_are_those_of_the_hosted_networks_unless_said_otherwise() {
+        let mut variables = variables();
+        assert_eq!(read(&variables).unwrap().rate_limits, Some(RateLimits::default()));
+        variables.insert(CONFIG, format!("{{{CHAINS},\"rate_limits\":null}}"));
+        assert_eq!(read(&variables).unwrap().rate_limits, None);
+        let buckets = r#"{"publish":{"max_tokens":30,"per_minute":6},"default":{"max_tokens":200,"per_minute":40}}"#;
+        variables.insert(CONFIG, format!("{{{CHAINS},\"rate_limits\":{buckets}}}"));
+        assert_eq!(read(&variables).unwrap().rate_limits.unwrap().publish.per_minute, 6);
     }
 
     #[test]

@@ -87,7 +87,17 @@ async fn converge<T: Table + Clone>(
     cause: Cause,
 ) -> Ended {
     let deadline_ms = invocation.deadline_ms.saturating_sub(MARGIN_MS);
-    let attempt = AssertUnwindSafe(doorkeeper.converge(event, &invocation.id, deadline_ms, cause)).catch_unwind();
+    let attempt = async {
+        let converged = doorkeeper.converge(event, &invocation.id, deadline_ms, cause).await?;
+        match (&converged, usher.removals()) {
+            (Converged::Unfinished { reason }, Some(removals)) if removals.owes_removal(event).await? => {
+                info!(reason, "somebody must go: on with what is left for removals");
+                removals.converge(event, &invocation.id, deadline_ms, Cause::Nudge).await
+            }
+            _ => Ok(converged),
+        }
+    };
+    let attempt = AssertUnwindSafe(attempt).catch_unwind();
     // Whoever overruns is dropped, as by a crash, so that the ledger's answer still gets out.
     let patience = Duration::from_millis(time_left_ms.saturating_sub(MARGIN_MS));
     let Ok(attempt) = tokio::time::timeout(patience, attempt).await else {

@@ -1,6 +1,10 @@
 //! The clock and the nudges. The clock finds what is due and sends nudges; a nudge has one event converged.
 
-use std::{collections::BTreeSet, sync::atomic::AtomicUsize, sync::atomic::Ordering};
+use std::{
+    collections::BTreeSet,
+    sync::atomic::{AtomicUsize, Ordering},
+    time::Duration,
+};
 
 use aws_lambda_events::event::sqs::{SqsBatchResponse, SqsEvent};
 use futures::{StreamExt as _, stream};
@@ -14,6 +18,13 @@ use crate::{Invocation, OpenError, Usher, converge::converge_all, telemetry::Cha
 
 /// How many nudges are sent at a time.
 const NUDGES_AT_ONCE: usize = 16;
+/// How many nudges one look sends. XMTP takes hardly more commits a minute, and what is not nudged within a minute is
+/// nudged again.
+const NUDGES_MAX: usize = 1000;
+/// When there are more, others have their turn every minute.
+const TURN_MS: u64 = 60_000;
+/// A look ends so long before its invocation does.
+const MARGIN_MS: u64 = 3_000;
 
 /// What wakes the sweep.
 #[derive(Debug, Clone, Deserialize)]
@@ -88,34 +99,54 @@ pub async fn handle<T: Table + Clone>(
     Ok(SqsBatchResponse::default())
 }
 
-/// Sends one nudge for each event that is due, or whose rooms have news; returns how many.
+/// Sends one nudge for each event that is due, or whose rooms have news, at most [`NUDGES_MAX`]; returns how many.
 pub async fn handle_schedule<T: Table + Clone>(usher: &Usher<T>, invocation: &Invocation) -> Result<usize, SweepError> {
     let Some(doorkeeper) = usher.doorkeeper().await? else {
         warn!(invocation = invocation.id, "not initialised: make its account first");
         return Ok(0);
     };
     // What is due must not wait for the news: looking for those takes the longer the more rooms there are.
-    let due = doorkeeper.due().await?;
-    let mut failed = nudge_all(usher, &due).await;
-    let news = match doorkeeper.with_news().await {
-        Ok(news) => news.difference(&due).copied().collect(),
-        Err(error) => {
+    let all_due = doorkeeper.due().await?;
+    let turn = usher.adapters.clock.now_ms() / TURN_MS;
+    let due = portion(&all_due, NUDGES_MAX, turn);
+    let mut failed = nudge_all(usher, &due, invocation).await;
+    let news = match tokio::time::timeout(time_left(usher, invocation), doorkeeper.with_news()).await {
+        Ok(Ok(news)) => portion(&news.difference(&all_due).copied().collect(), NUDGES_MAX - due.len(), turn),
+        Ok(Err(error)) => {
             warn!(invocation = invocation.id, error = %Chain(&error), "news were not looked for");
-            BTreeSet::new()
+            Vec::new()
+        }
+        Err(_) => {
+            warn!(invocation = invocation.id, "news were not found in time");
+            Vec::new()
         }
     };
-    failed += nudge_all(usher, &news).await;
+    failed += nudge_all(usher, &news, invocation).await;
     let events = due.len() + news.len();
-    info!(invocation = invocation.id, events, events.failed = failed, "nudged what is due");
+    info!(invocation = invocation.id, events, events.due = all_due.len(), events.failed = failed, "nudged what is due");
     if failed > 0 { Err(SweepError::Nudges { failed, events }) } else { Ok(events) }
 }
 
-/// Sends one nudge for each event; returns how many were not sent.
-async fn nudge_all<T: Table + Clone>(usher: &Usher<T>, events: &BTreeSet<EventKey>) -> usize {
+/// At most `max` of the events. When there are more, the next ones have their turn next.
+fn portion(events: &BTreeSet<EventKey>, max: usize, turn: u64) -> Vec<EventKey> {
+    let portions = u64::try_from(events.len().div_ceil(max.max(1))).unwrap_or(u64::MAX).max(1);
+    let skipped = usize::try_from(turn % portions).unwrap_or_default() * max;
+    events.iter().skip(skipped).take(max).copied().collect()
+}
+
+fn time_left<T>(usher: &Usher<T>, invocation: &Invocation) -> Duration {
+    let end_ms = invocation.deadline_ms.saturating_sub(MARGIN_MS);
+    Duration::from_millis(end_ms.saturating_sub(usher.adapters.clock.now_ms()))
+}
+
+/// Sends one nudge for each event while there is time; returns how many were not sent.
+async fn nudge_all<T: Table + Clone>(usher: &Usher<T>, events: &[EventKey], invocation: &Invocation) -> usize {
     let failed = AtomicUsize::new(0);
     stream::iter(events)
         .for_each_concurrent(NUDGES_AT_ONCE, async |event| {
-            if let Err(error) = usher.adapters.nudges.nudge(event, 0).await {
+            if time_left(usher, invocation).is_zero() {
+                failed.fetch_add(1, Ordering::Relaxed);
+            } else if let Err(error) = usher.adapters.nudges.nudge(event, 0).await {
                 failed.fetch_add(1, Ordering::Relaxed);
                 error!(%event, error = %Chain(&error), "not nudged");
             }

@@ -7,9 +7,10 @@ use aws_smithy_http_client::tls;
 use tokio::sync::OnceCell;
 use usher_chain::Chains;
 use usher_domain::ports::{Clock, Randomness};
-use usher_doorkeeper::{Doorkeeper, Nudges, Parts, Policy};
+use usher_doorkeeper::{Doorkeeper, Nudges, Paced, Parts, Policy};
 use usher_store::{
-    DataKeys, DeploymentId, FileDataKeys, KmsDataKeys, Snapshots, Store, StoreError, Table, dynamo::DynamoTable,
+    DataKeys, DeploymentId, FileDataKeys, KmsDataKeys, Snapshots, Store, StoreError, Table, budget::RateLimits,
+    dynamo::DynamoTable,
 };
 use usher_xmtp::{AddressError, V3, network::Network};
 
@@ -34,8 +35,17 @@ pub struct Usher<T = DynamoTable> {
     pub(crate) store: Arc<Store<T>>,
     pub(crate) chains: Chains,
     policy: Policy,
+    rate_limits: Option<RateLimits>,
     /// Opened at first use: the deployment's id is in the table, once somebody wrote it.
-    doorkeeper: OnceCell<Doorkeeper<T>>,
+    doorkeepers: OnceCell<Doorkeepers<T>>,
+}
+
+/// Who works on rooms.
+struct Doorkeepers<T> {
+    /// Does everything.
+    all: Doorkeeper<T>,
+    /// Does nothing but removals once what all may spend of the node's limits is spent.
+    removals: Option<(Arc<Paced<T>>, Doorkeeper<T>)>,
 }
 
 impl<T> fmt::Debug for Usher<T> {
@@ -67,12 +77,24 @@ impl<T> fmt::Debug for Adapters<T> {
 }
 
 /// The keeper of the key that wraps data keys.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub enum DataKeySource {
     /// A KMS key, by id, ARN or alias.
     Kms(aws_sdk_kms::Client, String),
     /// A key file; made if there is none.
     File(PathBuf),
+    /// Any other keeper.
+    Other(Arc<dyn DataKeys>),
+}
+
+impl fmt::Debug for DataKeySource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Kms(_, id) => write!(f, "Kms({id})"),
+            Self::File(path) => write!(f, "File({})", path.display()),
+            Self::Other(_) => f.write_str("Other"),
+        }
+    }
 }
 
 /// Clients of the AWS services.
@@ -159,15 +181,22 @@ impl Usher<DynamoTable> {
             clock: Arc::new(Machine),
             randomness: Arc::new(Machine),
         };
-        Ok(Self::new(adapters, config.chains.clone(), config.policy.clone()))
+        let usher = Self::new(adapters, config.chains.clone(), config.policy.clone());
+        Ok(usher.with_rate_limits(config.rate_limits))
     }
 }
 
 impl<T: Table + Clone> Usher<T> {
-    /// An usher for these chains.
+    /// An usher for these chains, on an XMTP node without rate limits.
     pub fn new(adapters: Adapters<T>, chains: Chains, policy: Policy) -> Self {
         let store = Store::new(adapters.table.clone(), adapters.clock.clone(), adapters.randomness.clone());
-        Self { adapters, store: Arc::new(store), chains, policy, doorkeeper: OnceCell::new() }
+        Self { adapters, store: Arc::new(store), chains, policy, rate_limits: None, doorkeepers: OnceCell::new() }
+    }
+
+    /// The same usher on an XMTP node with these limits, kept together with all that work on the same table.
+    #[must_use]
+    pub fn with_rate_limits(self, limits: Option<RateLimits>) -> Self {
+        Self { rate_limits: limits, doorkeepers: OnceCell::new(), ..self }
     }
 
     /// The ledger.
@@ -177,22 +206,40 @@ impl<T: Table + Clone> Usher<T> {
 
     /// Who works on rooms; `None` before the deployment was initialised. Functions never initialise it.
     pub async fn doorkeeper(&self) -> Result<Option<&Doorkeeper<T>>, OpenError> {
-        if let Some(doorkeeper) = self.doorkeeper.get() {
-            return Ok(Some(doorkeeper));
+        if let Some(opened) = self.doorkeepers.get() {
+            return Ok(Some(&opened.all));
         }
         let Some(deployment) = self.store.deployment().await? else { return Ok(None) };
-        let open = async || {
-            Ok(Doorkeeper::new(Parts {
+        let open = async || Ok::<_, OpenError>(self.open(self.snapshots(deployment)?));
+        Ok(Some(&self.doorkeepers.get_or_try_init(open).await?.all))
+    }
+
+    /// Who still works on removals when nothing is left for the others; `None` as long as there is.
+    pub(crate) fn removals(&self) -> Option<&Doorkeeper<T>> {
+        let (paced, doorkeeper) = self.doorkeepers.get()?.removals.as_ref()?;
+        paced.is_spent().then_some(doorkeeper)
+    }
+
+    fn open(&self, snapshots: Snapshots<T>) -> Doorkeepers<T> {
+        let snapshots = Arc::new(snapshots);
+        let doorkeeper = |network: Arc<dyn Network>| {
+            Doorkeeper::new(Parts {
                 store: self.store.clone(),
-                snapshots: Arc::new(self.snapshots(deployment)?),
-                network: self.adapters.network.clone(),
+                snapshots: snapshots.clone(),
+                network,
                 nudges: self.adapters.nudges.clone(),
                 clock: self.adapters.clock.clone(),
                 randomness: self.adapters.randomness.clone(),
                 policy: self.policy.clone(),
-            }))
+            })
         };
-        self.doorkeeper.get_or_try_init(open).await.map(Some)
+        let Adapters { network, clock, .. } = &self.adapters;
+        let Some(limits) = self.rate_limits else {
+            return Doorkeepers { all: doorkeeper(network.clone()), removals: None };
+        };
+        let paced = Arc::new(Paced::new(network.clone(), self.store.clone(), clock.clone(), limits));
+        let last = doorkeeper(Arc::new(paced.for_removals()));
+        Doorkeepers { all: doorkeeper(paced.clone()), removals: Some((paced, last)) }
     }
 
     /// The deployment's snapshots.
@@ -204,6 +251,7 @@ impl<T: Table + Clone> Usher<T> {
                 let opened = FileDataKeys::open(path, deployment.clone(), randomness.clone());
                 Arc::new(opened.map_err(|source| OpenError::KeyFile { path: path.clone(), source })?)
             }
+            DataKeySource::Other(keys) => keys.clone(),
         };
         Ok(Snapshots::new(table.clone(), keys, deployment, clock.clone(), randomness.clone()))
     }

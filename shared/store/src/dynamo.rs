@@ -16,9 +16,9 @@ use aws_sdk_dynamodb::{
     },
     primitives::Blob,
     types::{
-        AttributeDefinition, AttributeValue, BillingMode, CancellationReason, ConditionCheck, Delete,
-        GlobalSecondaryIndex, KeySchemaElement, KeyType, Projection, ProjectionType, Put, ReturnValue,
-        ReturnValuesOnConditionCheckFailure, ScalarAttributeType, TransactWriteItem, Update,
+        AttributeDefinition, AttributeValue, BillingMode, CancellationReason, ConditionCheck, ConsumedCapacity, Delete,
+        GlobalSecondaryIndex, KeySchemaElement, KeyType, Projection, ProjectionType, Put, ReturnConsumedCapacity,
+        ReturnValue, ReturnValuesOnConditionCheckFailure, ScalarAttributeType, TransactWriteItem, Update,
     },
 };
 
@@ -107,9 +107,11 @@ impl DynamoTable {
                 .set_projection_expression(query.projection.clone())
                 .set_limit(left.map(|left| i32::try_from(left).unwrap_or(i32::MAX)))
                 .set_exclusive_start_key(start.take())
+                .return_consumed_capacity(ReturnConsumedCapacity::Total)
                 .send()
                 .await
                 .map_err(table_error)?;
+            consumed("Query", &page.consumed_capacity);
             for item in page.items.unwrap_or_default() {
                 items.push(from_attributes(item)?);
             }
@@ -139,9 +141,11 @@ impl Table for DynamoTable {
             .table_name(&self.name)
             .set_key(Some(key_attributes(key)))
             .consistent_read(true)
+            .return_consumed_capacity(ReturnConsumedCapacity::Total)
             .send()
             .await
             .map_err(table_error)?;
+        consumed("GetItem", &found.consumed_capacity);
         found.item.map(from_attributes).transpose()
     }
 
@@ -180,7 +184,8 @@ impl Table for DynamoTable {
         match &write.change {
             Change::Put(item) => {
                 let item = with_key(item, &write.key);
-                self.client
+                let put = self
+                    .client
                     .put_item()
                     .table_name(&self.name)
                     .set_item(Some(to_attributes(&item)))
@@ -188,12 +193,14 @@ impl Table for DynamoTable {
                     .set_expression_attribute_names(e.names())
                     .set_expression_attribute_values(e.values())
                     .return_values_on_condition_check_failure(old)
+                    .return_consumed_capacity(ReturnConsumedCapacity::Total)
                     .send()
                     .await
                     .map_err(|error| match error.as_service_error() {
                         Some(PutItemError::ConditionalCheckFailedException(failed)) => condition_failed(failed.item()),
                         _ => table_error(error),
                     })?;
+                consumed("PutItem", &put.consumed_capacity);
                 Ok(item)
             }
             Change::Update(steps) => {
@@ -209,6 +216,7 @@ impl Table for DynamoTable {
                     .set_expression_attribute_values(e.values())
                     .return_values(ReturnValue::AllNew)
                     .return_values_on_condition_check_failure(old)
+                    .return_consumed_capacity(ReturnConsumedCapacity::Total)
                     .send()
                     .await
                     .map_err(|error| match error.as_service_error() {
@@ -217,10 +225,12 @@ impl Table for DynamoTable {
                         }
                         _ => table_error(error),
                     })?;
+                consumed("UpdateItem", &updated.consumed_capacity);
                 from_attributes(updated.attributes.unwrap_or_default())
             }
             Change::Delete => {
-                self.client
+                let deleted = self
+                    .client
                     .delete_item()
                     .table_name(&self.name)
                     .set_key(Some(key_attributes(&write.key)))
@@ -228,6 +238,7 @@ impl Table for DynamoTable {
                     .set_expression_attribute_names(e.names())
                     .set_expression_attribute_values(e.values())
                     .return_values_on_condition_check_failure(old)
+                    .return_consumed_capacity(ReturnConsumedCapacity::Total)
                     .send()
                     .await
                     .map_err(|error| match error.as_service_error() {
@@ -236,6 +247,7 @@ impl Table for DynamoTable {
                         }
                         _ => table_error(error),
                     })?;
+                consumed("DeleteItem", &deleted.consumed_capacity);
                 Ok(Item::new())
             }
             Change::Check => Err(TableError::Bug("a check outside of a transaction".into())),
@@ -250,11 +262,12 @@ impl Table for DynamoTable {
         self.client
             .transact_write_items()
             .set_transact_items(Some(items))
+            .return_consumed_capacity(ReturnConsumedCapacity::Total)
             .customize()
             .config_override(Config::builder().retry_config(retries).retry_classifier(RetryTransactionConflict))
             .send()
             .await
-            .map(drop)
+            .map(|done| consumed("TransactWriteItems", done.consumed_capacity()))
             .map_err(|error| match error.as_service_error() {
                 Some(TransactWriteItemsError::TransactionCanceledException(cancelled)) => {
                     TableError::Cancelled { reasons: cancelled.cancellation_reasons().iter().map(reason).collect() }
@@ -350,6 +363,12 @@ impl ClassifyRetry for RetryTransactionConflict {
     fn name(&self) -> &'static str {
         "transaction conflict"
     }
+}
+
+/// Tells what a request cost, in request units: the sum over all requests is the table's bill, but for refused writes.
+fn consumed<'a>(operation: &'static str, capacity: impl IntoIterator<Item = &'a ConsumedCapacity>) {
+    let units: f64 = capacity.into_iter().filter_map(ConsumedCapacity::capacity_units).sum();
+    tracing::debug!(operation, units, "consumed");
 }
 
 fn reason(reason: &CancellationReason) -> Reason {

@@ -1,5 +1,7 @@
 //! What can go wrong with the store.
 
+use std::{error::Error, fmt};
+
 use crate::table::{Key, Kind, TableError};
 
 /// Why the store did not do as asked.
@@ -35,5 +37,16 @@ impl StoreError {
             StoreError::Contended { .. } => Kind::Conflict,
             StoreError::Unreadable { .. } | StoreError::KioskCrowded(_) => Kind::Bug,
         }
+    }
+}
+
+/// Shows an error with everything that caused it: a log's line has one field for it.
+pub(crate) struct Chain<'a>(pub(crate) &'a (dyn Error + 'static));
+
+impl fmt::Display for Chain<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0)?;
+        let mut causes = std::iter::successors(self.0.source(), |cause| (*cause).source());
+        causes.try_for_each(|cause| write!(f, ": {cause}"))
     }
 }

@@ -2,19 +2,21 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use futures::future::try_join_all;
 use serde::{Deserialize, Serialize};
 use usher_domain::{
-    EventKey, EventMint, Fact, GroupId, Incarnation, KioskKey, Position,
+    EventKey, EventMint, Fact, GroupId, InboxId, Incarnation, KioskKey, Position,
     event::{self, Minted, Minting, owner_of},
 };
 
 use crate::{
     Store, StoreError,
+    error::Chain,
     fact::{Subject, event_pk},
-    item::{from_json, from_json_if_any, json, named},
-    lease::{CONVERGED, FENCE, GENERATION, Held, due_at},
+    item::{from_json, from_json_if_any, json, named, number, text, unreadable},
+    lease::{CONVERGED, DUE_SHARDS, FENCE, GENERATION, Held, due_at},
     ledger::{ANNOUNCERS_MAX, ATTEMPTS_MAX, Numbered, Recorded, kiosk_announced, kiosk_unchanged, settled},
-    table::{Attributes, Condition, DUE_AT_MS, Item, Key, Query, SK, Step, Table, Write},
+    table::{Attributes, Condition, DUE_AT_MS, DUE_SHARD, Item, Key, PK, Query, SK, Step, Table, Write},
 };
 
 const MINTED: &str = "minted";
@@ -72,6 +74,23 @@ pub struct RoomRecord {
     /// How many members were ever removed without a fact, ban, leave or log entry that explains it.
     #[serde(default)]
     pub unexplained_removals: usize,
+    /// When members were last repaired, in milliseconds since 1970; long ago is forgotten.
+    #[serde(default)]
+    pub repaired_ms: BTreeMap<InboxId, u64>,
+    /// Members' devices that it lacks, if it lacks any.
+    #[serde(default)]
+    pub healing: Option<Healing>,
+}
+
+/// Members' devices that a room lacks, and when they are tried again.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Healing {
+    /// Names what is lacking; another name is another trouble.
+    pub trouble: String,
+    /// Since when, in milliseconds since 1970.
+    pub since_ms: u64,
+    /// When it is tried again, in milliseconds since 1970.
+    pub next_try_ms: u64,
 }
 
 /// Whether a room can be used.
@@ -88,11 +107,39 @@ pub enum RoomState {
 }
 
 impl RoomRecord {
-    /// The write that stores this record, to ride in a snapshot's transaction.
+    /// The write that stores this record, to ride in a snapshot's transaction. While the room is active it is in the
+    /// index, too, at the newest message seen: see [`Store::active_rooms`].
     pub fn write(&self) -> Write {
         let sk = format!("{ROOM_PREFIX}{:06}#{}", self.number, self.group);
-        Write::put(Key::new(event_pk(&self.incarnation.event), sk), Item::from([(ROOM.into(), json(self))]))
+        let mut item = Item::from([(ROOM.into(), json(self))]);
+        if self.state == RoomState::Active {
+            item.insert(DUE_SHARD.into(), rooms_shard(self.group.0[0] % DUE_SHARDS).into());
+            item.insert(DUE_AT_MS.into(), self.seen.into());
+        }
+        Write::put(Key::new(event_pk(&self.incarnation.event), sk), item)
     }
+}
+
+/// A shard of the index with active rooms; none of those with due events.
+fn rooms_shard(number: u8) -> String {
+    format!("rooms-{number}")
+}
+
+/// A room that is kept in step, as the index has it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ActiveRoom {
+    /// The XMTP group.
+    pub group: GroupId,
+    /// Whose room it is.
+    pub event: EventKey,
+    /// The newest message of its log that was looked at.
+    pub seen: u64,
+}
+
+fn read_active(item: &Item) -> Result<ActiveRoom, StoreError> {
+    let group = text(item, SK)?.rsplit('#').next().and_then(|group| group.parse().ok());
+    let group = group.ok_or_else(|| unreadable(item, "its sort key names no group"))?;
+    Ok(ActiveRoom { group, event: named(item, PK, "event#")?, seen: number(item, DUE_AT_MS)? })
 }
 
 /// [`Minted`] as stored.
@@ -117,6 +164,14 @@ impl<T: Table> Store<T> {
     /// Every event ever minted, for an operator.
     pub async fn events(&self) -> Result<Vec<EventKey>, StoreError> {
         self.table.query(&Query::all(DIRECTORY)).await?.iter().map(|item| named(item, SK, "")).collect()
+    }
+
+    /// The active rooms of all events, at most `limit`. Eventually consistent: a room made just now may be missing, and
+    /// more may have been seen of one.
+    pub async fn active_rooms(&self, limit: usize) -> Result<Vec<ActiveRoom>, StoreError> {
+        let shards: Vec<_> = (0..DUE_SHARDS).map(rooms_shard).collect();
+        let found = try_join_all(shards.iter().map(|shard| self.table.due(shard, u64::MAX, limit))).await?;
+        found.iter().flatten().take(limit).map(read_active).collect()
     }
 
     /// The event whose tickets a kiosk's are: of all that announced it, the first whose minting counts.
@@ -152,7 +207,7 @@ impl<T: Table> Store<T> {
         }
         // The mint is stored and its event due: that the replay failed is not the mint's failure.
         if let Err(error) = self.replay(event).await {
-            tracing::warn!(%event, error = &error as &dyn std::error::Error, "replay of waiting facts left for later");
+            tracing::warn!(%event, error = %Chain(&error), "replay of waiting facts left for later");
         }
         Ok(())
     }

@@ -53,10 +53,11 @@ pub enum KeyError {
     /// It was wrapped by another key, for another owner or another deployment, or it was altered.
     #[error("the wrapped key does not belong to this key, deployment and owner")]
     WrongKey,
-    /// The keeper did not answer.
+    /// The keeper did not answer. Says nothing about what is stored.
     #[error("the key service did not answer")]
     Unavailable(#[source] Arc<dyn std::error::Error + Send + Sync>),
-    /// The keeper refused: permissions, a disabled key, a bad request.
+    /// The keeper refused: a revoked grant, a disabled key, another key, a bad request. Says nothing about what is
+    /// stored: it may come back.
     #[error("the key service refused: {0}")]
     Refused(String),
 }
@@ -124,9 +125,8 @@ impl DataKeys for KmsDataKeys {
             .send()
             .await
             .map_err(|error| match error.as_service_error() {
-                Some(DecryptError::InvalidCiphertextException(_) | DecryptError::IncorrectKeyException(_)) => {
-                    KeyError::WrongKey
-                }
+                Some(DecryptError::InvalidCiphertextException(_)) => KeyError::WrongKey,
+                // Among them IncorrectKeyException: an alias that points elsewhere says nothing about what is stored.
                 _ => kms_error(error),
             })?;
         plain(opened.plaintext)

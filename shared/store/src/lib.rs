@@ -1,13 +1,15 @@
 //! What usher remembers, in one DynamoDB table: the ledger of facts, leases, sealed snapshots, who stands how.
 //!
 //! - [`table`] is the only way to the database; [`dynamo`] and [`memory`] implement it.
-//! - [`Store`] holds what is in the clear: [`ledger`] (facts, tickets, events), [`lease`], [`standing`], [`parked`].
+//! - [`Store`] holds what is in the clear: [`ledger`] (facts, tickets, events), [`lease`], [`standing`], [`parked`],
+//!   [`budget`].
 //! - [`Snapshots`] holds what is sealed with keys from [`keys::DataKeys`]: the account and the rooms.
 //!
 //! Invariants: a fact once stored never changes, only gains a tombstone; a ticket's holding is always the fold of its
 //! stored facts; an event whose tickets changed is due in the same transaction; a snapshot's head moves only for the
 //! newest fence, one version at a time.
 
+pub mod budget;
 pub mod deployment;
 pub mod dynamo;
 mod error;
@@ -32,7 +34,7 @@ use usher_domain::ports::{Clock, Randomness};
 
 pub use deployment::DeploymentId;
 pub use error::StoreError;
-pub use event::{EventRecord, RoomRecord, RoomState};
+pub use event::{ActiveRoom, EventRecord, Healing, RoomRecord, RoomState};
 pub use keys::{DataKeys, FileDataKeys, KmsDataKeys};
 pub use lease::{AccountLease, Due, Lease, Release, Take};
 pub use ledger::{Outcome, Recorded, TicketRecord};

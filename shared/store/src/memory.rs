@@ -4,7 +4,7 @@
 //! lost answers, a due index that lags) is injected by wrapping [`Table`], not here.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
@@ -14,6 +14,11 @@ use crate::table::{
     Attributes, Change, Condition, DUE_AT_MS, DUE_SHARD, ITEM_BYTES_MAX, Item, Key, PK, Query, Reason, SK, Step,
     TRANSACTION_BYTES_MAX, TRANSACTION_WRITES_MAX, Table, TableError, Value, Write,
 };
+
+/// The most bytes of a partition key, of the table or of the index.
+const PK_BYTES_MAX: usize = 2048;
+/// The most bytes of a sort key.
+const SK_BYTES_MAX: usize = 1024;
 
 /// The table's items in order.
 type Items = BTreeMap<Key, Item>;
@@ -44,14 +49,13 @@ impl MemoryTable {
 #[async_trait]
 impl Table for MemoryTable {
     async fn get(&self, key: &Key) -> Result<Option<Item>, TableError> {
-        check_key(key)?;
+        check_key(&key.pk, &key.sk)?;
         Ok(self.lock().get(key).cloned())
     }
 
     async fn query(&self, query: &Query) -> Result<Vec<Item>, TableError> {
-        if query.from.is_empty() || query.pk.is_empty() {
-            return Err(bug("a key is empty"));
-        }
+        check_key(&query.pk, &query.from)?;
+        check_key(&query.pk, &query.to)?;
         if query.from > query.to {
             return Err(bug("the range ends before it begins"));
         }
@@ -62,6 +66,9 @@ impl Table for MemoryTable {
     }
 
     async fn due(&self, shard: &str, until_ms: u64, limit: usize) -> Result<Vec<Item>, TableError> {
+        if shard.is_empty() {
+            return Err(bug("a key is empty"));
+        }
         let items = self.lock();
         let mut due: Vec<_> = items
             .iter()
@@ -83,13 +90,12 @@ impl Table for MemoryTable {
         if write.change == Change::Check {
             return Err(bug("a check outside of a transaction"));
         }
-        check_key(&write.key)?;
+        check_request(write)?;
         let mut items = self.lock();
-        let old = items.get(&write.key);
-        if !write.condition.as_ref().is_none_or(|condition| holds(condition, old)) {
-            return Err(TableError::ConditionFailed { old: old.cloned() });
-        }
-        let new = changed(write, old).map_err(TableError::Bug)?;
+        let new = changed(write, items.get(&write.key)).map_err(|refused| match refused {
+            Refused::ConditionFailed(old) => TableError::ConditionFailed { old },
+            Refused::Invalid(text) => bug(&text),
+        })?;
         store(&mut items, &write.key, new.clone());
         Ok(new.unwrap_or_default())
     }
@@ -97,28 +103,19 @@ impl Table for MemoryTable {
     async fn transact(&self, writes: &[Write]) -> Result<(), TableError> {
         check_transaction(writes)?;
         let mut items = self.lock();
-        let mut reasons = Vec::with_capacity(writes.len());
-        let mut changes = Vec::with_capacity(writes.len());
+        let (mut reasons, mut changes) = (Vec::new(), Vec::new());
         for write in writes {
-            let old = items.get(&write.key);
-            if !write.condition.as_ref().is_none_or(|condition| holds(condition, old)) {
-                reasons.push(Reason::ConditionFailed(old.cloned()));
-                continue;
-            }
-            match changed(write, old) {
+            match changed(write, items.get(&write.key)) {
                 Ok(new) => {
-                    changes.push((&write.key, new));
                     reasons.push(Reason::None);
+                    changes.push((&write.key, new));
                 }
-                Err(text) => reasons.push(Reason::Other(format!("ValidationError: {text}"))),
+                Err(Refused::ConditionFailed(old)) => reasons.push(Reason::ConditionFailed(old)),
+                Err(Refused::Invalid(text)) => reasons.push(Reason::Other(format!("ValidationError: {text}"))),
             }
         }
-        if reasons.iter().any(|reason| *reason != Reason::None) {
+        if changes.len() < writes.len() {
             return Err(TableError::Cancelled { reasons });
-        }
-        let bytes: usize = changes.iter().filter_map(|(_, new)| new.as_ref()).map(size).sum();
-        if bytes > TRANSACTION_BYTES_MAX {
-            return Err(bug("the transaction is over 4 MB"));
         }
         for (key, new) in changes {
             store(&mut items, key, new);
@@ -131,29 +128,79 @@ fn bug(text: &str) -> TableError {
     TableError::Bug(format!("ValidationException: {text}"))
 }
 
-fn check_key(key: &Key) -> Result<(), TableError> {
-    if key.pk.is_empty() || key.sk.is_empty() {
+fn check_key(pk: &str, sk: &str) -> Result<(), TableError> {
+    if pk.is_empty() || sk.is_empty() {
         return Err(bug("a key is empty"));
     }
-    if key.pk.len() > 2048 || key.sk.len() > 1024 {
+    if pk.len() > PK_BYTES_MAX || sk.len() > SK_BYTES_MAX {
         return Err(bug("a key is too long"));
     }
     Ok(())
+}
+
+/// What DynamoDB refuses by the request alone, whatever is stored.
+fn check_request(write: &Write) -> Result<(), TableError> {
+    check_key(&write.key.pk, &write.key.sk)?;
+    write.condition.as_ref().map_or(Ok(()), check_condition)?;
+    match &write.change {
+        Change::Put(_) if payload(write) > ITEM_BYTES_MAX => Err(bug("an item is too large")),
+        Change::Update(steps) if steps.is_empty() => Err(bug("an update without steps")),
+        Change::Update(steps) => {
+            let names: BTreeSet<_> = steps.iter().map(attribute).collect();
+            if names.len() == steps.len() { Ok(()) } else { Err(bug("two steps of one attribute")) }
+        }
+        Change::Check if write.condition.is_none() => Err(bug("a check without condition")),
+        Change::Put(_) | Change::Delete | Change::Check => Ok(()),
+    }
+}
+
+fn check_condition(condition: &Condition) -> Result<(), TableError> {
+    match condition {
+        Condition::And(all) | Condition::Or(all) if all.is_empty() => Err(bug("a condition of no conditions")),
+        Condition::And(all) | Condition::Or(all) => all.iter().try_for_each(check_condition),
+        Condition::Exists(_) | Condition::Absent(_) | Condition::Equals(..) | Condition::LessThan(..) => Ok(()),
+    }
 }
 
 fn check_transaction(writes: &[Write]) -> Result<(), TableError> {
     if writes.is_empty() || writes.len() > TRANSACTION_WRITES_MAX {
         return Err(bug("a transaction has 1 to 100 writes"));
     }
-    let mut keys: Vec<_> = writes.iter().map(|write| &write.key).collect();
-    keys.sort();
-    if keys.windows(2).any(|pair| pair[0] == pair[1]) {
+    writes.iter().try_for_each(check_request)?;
+    let keys: BTreeSet<_> = writes.iter().map(|write| &write.key).collect();
+    if keys.len() < writes.len() {
         return Err(bug("two writes of one item"));
     }
-    if writes.iter().any(|write| write.change == Change::Check && write.condition.is_none()) {
-        return Err(bug("a check without condition"));
+    if writes.iter().map(payload).sum::<usize>() > TRANSACTION_BYTES_MAX {
+        return Err(bug("the transaction is over 4 MB"));
     }
-    keys.into_iter().try_for_each(check_key)
+    Ok(())
+}
+
+/// The bytes that a write brings along. What is stored already does not count, however large.
+fn payload(write: &Write) -> usize {
+    let key = PK.len() + write.key.pk.len() + SK.len() + write.key.sk.len();
+    let given = match &write.change {
+        Change::Put(item) => size(item.iter().filter(|(name, _)| ![PK, SK].contains(&name.as_str()))),
+        Change::Update(steps) => steps.iter().map(given).sum(),
+        Change::Delete | Change::Check => 0,
+    };
+    key + given
+}
+
+fn given(step: &Step) -> usize {
+    let value = match step {
+        Step::Set(_, value) | Step::SetIfAbsent(_, value) => value_size(value),
+        Step::Add(_, by) => value_size(&Value::Number(*by)),
+        Step::Remove(_) => 0,
+    };
+    attribute(step).len() + value
+}
+
+fn attribute(step: &Step) -> &'static str {
+    match step {
+        Step::Set(name, _) | Step::SetIfAbsent(name, _) | Step::Add(name, _) | Step::Remove(name) => name,
+    }
 }
 
 fn store(items: &mut Items, key: &Key, new: Option<Item>) {
@@ -164,7 +211,13 @@ fn store(items: &mut Items, key: &Key, new: Option<Item>) {
 }
 
 fn keys(key: &Key) -> Item {
-    Item::from([(PK.into(), key.pk.clone().into()), (SK.into(), key.sk.clone().into())])
+    with_key(Item::new(), key)
+}
+
+fn with_key(mut item: Item, key: &Key) -> Item {
+    item.insert(PK.into(), key.pk.as_str().into());
+    item.insert(SK.into(), key.sk.as_str().into());
+    item
 }
 
 fn holds(condition: &Condition, item: Option<&Item>) -> bool {
@@ -184,24 +237,44 @@ fn holds(condition: &Condition, item: Option<&Item>) -> bool {
     }
 }
 
+/// Why an item is not written.
+enum Refused {
+    /// The condition did not hold of the stored item.
+    ConditionFailed(Option<Item>),
+    /// What is stored and what was asked do not go together, or what would be stored is not allowed.
+    Invalid(String),
+}
+
 /// The item after the write; `None` if there is none.
-fn changed(write: &Write, old: Option<&Item>) -> Result<Option<Item>, String> {
-    let mut item = match &write.change {
-        Change::Delete => return Ok(None),
-        Change::Check => return Ok(old.cloned()),
-        Change::Put(item) => item.clone(),
+fn changed(write: &Write, old: Option<&Item>) -> Result<Option<Item>, Refused> {
+    if let Change::Put(item) = &write.change {
+        check_index(item).map_err(Refused::Invalid)?;
+    }
+    if !write.condition.as_ref().is_none_or(|condition| holds(condition, old)) {
+        return Err(Refused::ConditionFailed(old.cloned()));
+    }
+    match &write.change {
+        Change::Delete => Ok(None),
+        Change::Check => Ok(old.cloned()),
+        Change::Put(item) => Ok(Some(with_key(item.clone(), &write.key))),
         Change::Update(steps) => {
-            let mut item = old.cloned().unwrap_or_default();
-            steps.iter().try_for_each(|step| apply(step, &mut item))?;
-            item
+            updated(steps, with_key(old.cloned().unwrap_or_default(), &write.key)).map(Some).map_err(Refused::Invalid)
         }
-    };
-    item.extend(keys(&write.key));
+    }
+}
+
+fn updated(steps: &[Step], mut item: Item) -> Result<Item, String> {
+    for step in steps {
+        if [PK, SK].contains(&attribute(step)) {
+            return Err(format!("{} is part of the key", attribute(step)));
+        }
+        apply(step, &mut item)?;
+    }
     check_index(&item)?;
     if size(&item) > ITEM_BYTES_MAX {
-        return Err("Item size has exceeded the maximum allowed size".into());
+        return Err("the item is too large".into());
     }
-    Ok(Some(item))
+    Ok(item)
 }
 
 fn apply(step: &Step, item: &mut Item) -> Result<(), String> {
@@ -213,7 +286,8 @@ fn apply(step: &Step, item: &mut Item) -> Result<(), String> {
             item.entry((*name).into()).or_insert_with(|| value.clone());
         }
         Step::Add(name, by) => match item.entry((*name).into()).or_insert(Value::Number(0)) {
-            Value::Number(number) => *number += by,
+            // DynamoDB has greater numbers: it stores the sum, and the port cannot read it.
+            Value::Number(number) => *number = number.checked_add(*by).ok_or_else(|| format!("{name} is too great"))?,
             _ => return Err(format!("{name} is no number")),
         },
         Step::Remove(name) => {
@@ -223,19 +297,23 @@ fn apply(step: &Step, item: &mut Item) -> Result<(), String> {
     Ok(())
 }
 
-/// An item's index keys must be of the index's types.
+/// An item's index keys must be of the index's types, and a string one as long as keys are.
 fn check_index(item: &Item) -> Result<(), String> {
-    let text = item.get(DUE_SHARD).is_none_or(|value| matches!(value, Value::Text(text) if !text.is_empty()));
+    let key = |value: &Value| matches!(value, Value::Text(text) if (1..=PK_BYTES_MAX).contains(&text.len()));
+    let text = item.get(DUE_SHARD).is_none_or(key);
     let number = item.get(DUE_AT_MS).is_none_or(|value| matches!(value, Value::Number(_)));
-    if text && number { Ok(()) } else { Err("an index key is of the wrong type".into()) }
+    if text && number { Ok(()) } else { Err("an index key is of the wrong type or length".into()) }
 }
 
-/// An item's size as DynamoDB counts it: UTF-8 bytes of names and strings, bytes, and about half a byte a digit.
-fn size(item: &Item) -> usize {
-    let value = |value: &Value| match value {
+/// The size of attributes as DynamoDB counts it: UTF-8 bytes of names and strings, bytes, and about half a byte a digit.
+fn size<'a>(attributes: impl IntoIterator<Item = (&'a String, &'a Value)>) -> usize {
+    attributes.into_iter().map(|(name, value)| name.len() + value_size(value)).sum()
+}
+
+fn value_size(value: &Value) -> usize {
+    match value {
         Value::Text(text) => text.len(),
         Value::Bytes(bytes) => bytes.len(),
         Value::Number(number) => number.to_string().len().div_ceil(2) + 1,
-    };
-    item.iter().map(|(name, v)| name.len() + value(v)).sum()
+    }
 }

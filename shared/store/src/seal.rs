@@ -2,11 +2,13 @@
 //!
 //! Format 1, from a data key, a random salt and a [`Label`]:
 //!
-//! - HKDF-SHA256 derives two values: the AES-256-GCM key, and a commitment. AES-GCM commits to no key by itself: the
-//!   commitment tells a wrong key from an altered chunk, and leaves no second key under which a chunk opens.
+//! - HKDF-SHA256 derives two values of the data key, the salt and whose state it is: the AES-256-GCM key, and a
+//!   commitment. AES-GCM commits to no key by itself: the commitment tells a wrong key from an altered chunk, and leaves
+//!   no second key under which a chunk opens.
 //! - The sealed text is the plaintext's length (8 bytes, little-endian) and its zstd frame. Each chunk's nonce is its
 //!   number: no key seals twice. Its associated data are format, label, chunk number and chunk count: no chunk opens
-//!   in another place, snapshot, owner or deployment, and none can be left out.
+//!   in another place, snapshot, owner or deployment, none can be left out, and what lies beside them in the clear
+//!   cannot be altered.
 
 use aes_gcm::{
     Aes256Gcm, KeyInit, Nonce,
@@ -35,25 +37,33 @@ pub(crate) struct Label {
     pub(crate) part: &'static str,
     pub(crate) version: u64,
     pub(crate) write_id: String,
+    /// When the data key was made, in milliseconds since 1970.
+    pub(crate) data_key_at_ms: u64,
+    /// What lies beside the snapshot in the clear.
+    pub(crate) status: String,
 }
 
 impl Label {
-    /// The label as bytes, every field preceded by its length.
-    fn encode(&self) -> Vec<u8> {
-        let version = self.version.to_be_bytes();
-        let fields: [&[u8]; 5] = [
-            self.deployment.as_bytes(),
-            self.owner.as_bytes(),
-            self.part.as_bytes(),
-            &version,
-            self.write_id.as_bytes(),
-        ];
-        fields.iter().flat_map(|field| [&(field.len() as u64).to_be_bytes(), *field].concat()).collect()
+    /// Whose state it is.
+    fn owner(&self) -> Vec<u8> {
+        framed(&[self.deployment.as_bytes(), self.owner.as_bytes(), self.part.as_bytes()])
     }
 
+    /// The associated data of a chunk.
     fn chunk(&self, number: u32, count: u32) -> Vec<u8> {
-        [&[FORMAT][..], &self.encode(), &number.to_be_bytes(), &count.to_be_bytes()].concat()
+        let snapshot = framed(&[
+            &self.version.to_be_bytes(),
+            self.write_id.as_bytes(),
+            &self.data_key_at_ms.to_be_bytes(),
+            self.status.as_bytes(),
+        ]);
+        [&[FORMAT][..], &self.owner(), &snapshot, &number.to_be_bytes(), &count.to_be_bytes()].concat()
     }
+}
+
+/// The fields, each preceded by its length.
+fn framed(fields: &[&[u8]]) -> Vec<u8> {
+    fields.iter().flat_map(|field| [&(field.len() as u64).to_be_bytes(), *field].concat()).collect()
 }
 
 /// What the head item holds of the seal: format, salt, commitment.
@@ -105,10 +115,10 @@ impl Sealed {
 }
 
 fn derive(key: &[u8; 32], salt: &[u8; 32], label: &Label) -> (Aes256Gcm, [u8; 32]) {
-    let label = label.encode();
+    let owner = label.owner();
     let hkdf = Hkdf::<Sha256>::new(Some(salt), key);
     let expand = |purpose: &[u8], into: &mut [u8; 32]| {
-        hkdf.expand_multi_info(&[b"usher snapshot 1 ", purpose, b" ", &label], into)
+        hkdf.expand_multi_info(&[b"usher snapshot 1 ", purpose, b" ", &owner], into)
             .expect("32 bytes are within what HKDF can expand to");
     };
     let (mut sealing, mut commitment) = (Zeroizing::new([0; 32]), [0; 32]);
@@ -177,14 +187,26 @@ mod tests {
 
     use super::*;
 
+    fn any_label() -> Label {
+        Label {
+            deployment: "d".into(),
+            owner: "o".into(),
+            part: "state",
+            version: 1,
+            write_id: "w".into(),
+            data_key_at_ms: 7,
+            status: String::new(),
+        }
+    }
+
     #[test]
     fn a_chunk_is_bound_to_every_field_of_its_label_and_its_place() {
         let label = |deployment: &str, owner: &str, version, write_id: &str| Label {
             deployment: deployment.into(),
             owner: owner.into(),
-            part: "state",
             version,
             write_id: write_id.into(),
+            ..any_label()
         };
         let bound = [
             label("d", "o", 1, "w").chunk(0, 2),
@@ -196,16 +218,15 @@ mod tests {
             label("d", "o", 1, "x").chunk(0, 2),
             label("do", "", 1, "w").chunk(0, 2),
             Label { part: "other", ..label("d", "o", 1, "w") }.chunk(0, 2),
+            Label { data_key_at_ms: 8, ..label("d", "o", 1, "w") }.chunk(0, 2),
+            Label { status: "lost".into(), ..label("d", "o", 1, "w") }.chunk(0, 2),
         ];
         assert_eq!(bound.iter().collect::<BTreeSet<_>>().len(), bound.len());
     }
 
     #[test]
     fn a_frame_longer_than_it_claims_is_refused() {
-        let (key, label) = (
-            [1; 32],
-            Label { deployment: "d".into(), owner: "o".into(), part: "state", version: 1, write_id: "w".into() },
-        );
+        let (key, label) = ([1; 32], any_label());
         let sealed = seal(&key, [2; 32], &label, &[7; 100]).unwrap();
         assert_eq!(*open(&key, &label, &sealed.header, &sealed.chunks).unwrap(), [7; 100]);
         // Somebody with the key seals a frame of 100 bytes under another length.

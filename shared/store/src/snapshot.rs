@@ -3,7 +3,7 @@
 //! One head item names the snapshot: fence, version, write id, chunk count, digest, wrapped data key. A small
 //! snapshot lies in the head itself; of a large one the chunks are written first, under names nobody reads yet, and
 //! one transaction flips the head together with whatever belongs to the change. The head moves only for the newest
-//! fence and from the version the writer knew.
+//! fence and from the version the writer knew. Every attribute of the head but the fence is bound into the seal.
 //!
 //! DynamoDB cannot show that a whole, consistent head is old: that is for the network to show.
 
@@ -22,10 +22,10 @@ use zeroize::Zeroizing;
 
 use crate::{
     DeploymentId, Kind, Store, StoreError, Table, TableError,
-    item::{number, text, unreadable},
+    error::Chain,
     keys::{DataKey, DataKeys, KeyError, Plain},
     seal::{self, Broken, Header, Label, Sealed},
-    table::{Attributes, Condition, Item, Key, Query, SK, Step, TRANSACTION_WRITES_MAX, Write},
+    table::{Attributes, Condition, Item, Key, PK, Query, SK, Step, TRANSACTION_WRITES_MAX, Write},
 };
 
 /// The most bytes of a sealed snapshot that lies in the head item itself.
@@ -111,7 +111,7 @@ impl fmt::Debug for Snapshot {
 
 /// What to save.
 pub struct Save<'a> {
-    /// The saver's lease number; the head must bear it (see [`Snapshots::claim`]).
+    /// The saver's lease number; the head, if there is one, must bear it (see [`Snapshots::claim`]).
     pub fence: u64,
     /// The version this one follows; 0 if there is none yet.
     pub expected_version: u64,
@@ -216,7 +216,24 @@ impl From<Broken> for SnapshotError {
 }
 
 impl SnapshotError {
-    /// What the caller should do. [`Kind::Bug`] of a load means that this room cannot go on.
+    /// A word for logs and metrics.
+    pub fn code(&self) -> &'static str {
+        match self {
+            SnapshotError::Fenced { .. } => "fenced",
+            SnapshotError::VersionConflict { .. } => "version_conflict",
+            SnapshotError::SideWrite { .. } => "side_write",
+            SnapshotError::MissingChunk { .. } => "snapshot_chunk_missing",
+            SnapshotError::Tampered => "snapshot_tampered",
+            SnapshotError::WrongKey => "snapshot_wrong_key",
+            SnapshotError::UnknownFormat(_) => "snapshot_unknown_format",
+            SnapshotError::TooLarge => "snapshot_too_large",
+            SnapshotError::Keys(KeyError::Unavailable(_)) => "keys_unavailable",
+            SnapshotError::Keys(_) => "keys_refused",
+            SnapshotError::Store(_) => "snapshot_store",
+        }
+    }
+
+    /// What the caller should do.
     pub fn kind(&self) -> Kind {
         match self {
             SnapshotError::Fenced { .. } | SnapshotError::VersionConflict { .. } | SnapshotError::SideWrite { .. } => {
@@ -299,7 +316,7 @@ impl<T: Table> Snapshots<T> {
         }
     }
 
-    /// Saves the next version, together with its side writes; returns that version.
+    /// Saves the next version, together with its side writes; returns that version. Only a first version needs no claim.
     ///
     /// The saver recognises its own write: an answer that got lost is no failure. After [`SnapshotError::Store`] of
     /// kind [`Kind::RetrySoon`] the outcome stayed unknown: claim again.
@@ -307,7 +324,7 @@ impl<T: Table> Snapshots<T> {
         let version = save.expected_version + 1;
         let write_id = hex::encode(random::<16>(&*self.randomness));
         let KeptKey { key, at_ms } = self.sealing_key(owner).await?;
-        let label = self.label(owner, version, &write_id);
+        let label = self.label(owner, version, &write_id, at_ms, save.status);
         let sealed = seal::seal(&key.plain, random(&*self.randomness), &label, save.plaintext)?;
 
         let mut head = Item::from([
@@ -328,7 +345,10 @@ impl<T: Table> Snapshots<T> {
             self.put_chunks(owner, version, &write_id, sealed.chunks).await?;
         }
         let expected = (save.expected_version > 0).then_some(save.expected_version);
-        let mine = Condition::equals(FENCE, save.fence).and(Condition::is(VERSION, expected));
+        let mut mine = Condition::equals(FENCE, save.fence).and(Condition::is(VERSION, expected));
+        if expected.is_none() {
+            mine = Condition::ITEM_ABSENT.or(mine);
+        }
         let mut writes = vec![Write::put(owner.head(), head).when(mine)];
         writes.extend(save.side_writes);
         self.flip(&writes, save.fence, &write_id).await?;
@@ -386,8 +406,10 @@ impl<T: Table> Snapshots<T> {
         let mut attempts = 0;
         loop {
             attempts += 1;
-            let Some(version) = head.number(VERSION) else { return Ok(None) };
-            let read = self.open(owner, version, &head).await;
+            if head.keys().all(|name| [PK, SK, FENCE].contains(&name.as_str())) {
+                return Ok(None);
+            }
+            let read = self.open(owner, &head).await;
             let Err(SnapshotError::MissingChunk { .. }) = read else { return read.map(Some) };
             let newer = self.table.get(&owner.head()).await?.unwrap_or_default();
             let moved = newer.text(WRITE_ID) != head.text(WRITE_ID);
@@ -398,19 +420,24 @@ impl<T: Table> Snapshots<T> {
         }
     }
 
-    async fn open(&self, owner: &Owner, version: u64, head: &Item) -> Result<Snapshot, SnapshotError> {
-        let header = Header::decode(bytes(head, SEAL)?)?;
-        let write_id = text(head, WRITE_ID)?;
+    async fn open(&self, owner: &Owner, head: &Item) -> Result<Snapshot, SnapshotError> {
+        let text = |name| head.text(name).ok_or(SnapshotError::Tampered);
+        let number = |name| head.number(name).ok_or(SnapshotError::Tampered);
+        let bytes = |name| head.bytes(name).ok_or(SnapshotError::Tampered);
+        let header = Header::decode(bytes(SEAL)?)?;
+        let (version, write_id, count) = (number(VERSION)?, text(WRITE_ID)?, number(CHUNKS)?);
         let chunks = match head.bytes(BODY) {
             Some(body) => vec![body.to_vec()],
-            None => self.chunks(owner, version, write_id, number(head, CHUNKS)?).await?,
+            None => self.chunks(owner, version, write_id, count).await?,
         };
-        if Sealed::digest(&chunks) != bytes(head, DIGEST)? {
+        if chunks.len() as u64 != count || Sealed::digest(&chunks) != bytes(DIGEST)? {
             return Err(SnapshotError::Tampered);
         }
-        let key = self.opening_key(owner, bytes(head, DATA_KEY)?, number(head, DATA_KEY_AT_MS)?).await?;
-        let plaintext = seal::open(&key, &self.label(owner, version, write_id), &header, &chunks)?;
-        Ok(Snapshot { version, plaintext, status: text(head, STATUS)?.to_owned() })
+        let (wrapped, at_ms, status) = (bytes(DATA_KEY)?, number(DATA_KEY_AT_MS)?, text(STATUS)?);
+        let plain = self.opening_key(owner, wrapped).await?;
+        let plaintext = seal::open(&plain, &self.label(owner, version, write_id, at_ms, status), &header, &chunks)?;
+        self.keep(owner, KeptKey { key: DataKey { plain, wrapped: wrapped.to_vec() }, at_ms });
+        Ok(Snapshot { version, plaintext, status: status.to_owned() })
     }
 
     async fn chunks(
@@ -425,17 +452,20 @@ impl<T: Table> Snapshots<T> {
         let names = found.iter().map(|item| item.text(SK).unwrap_or_default());
         let expected = |number: usize| owner.chunk(version, write_id, number).sk;
         let right = names.enumerate().take_while(|(number, name)| *name == expected(*number)).count();
+        if found.len() as u64 > count {
+            return Err(SnapshotError::Tampered);
+        }
         if right as u64 != count {
             return Err(SnapshotError::MissingChunk { number: right });
         }
-        found.iter().map(|item| Ok(bytes(item, BODY)?.to_vec())).collect()
+        found.iter().map(|item| Ok(item.bytes(BODY).ok_or(SnapshotError::Tampered)?.to_vec())).collect()
     }
 
     /// Removes chunks of versions below the head's: left by earlier saves, or by savers that died. What fails is left
     /// for the next time.
     async fn prune(&self, owner: &Owner, head_version: u64) {
         if let Err(error) = self.try_prune(owner, head_version).await {
-            tracing::warn!(%owner, error = &error as &dyn std::error::Error, "old chunks left for later");
+            tracing::warn!(%owner, error = %Chain(&error), "old chunks left for later");
         }
     }
 
@@ -465,14 +495,12 @@ impl<T: Table> Snapshots<T> {
         Ok(made)
     }
 
-    async fn opening_key(&self, owner: &Owner, wrapped: &[u8], at_ms: u64) -> Result<Plain, SnapshotError> {
+    async fn opening_key(&self, owner: &Owner, wrapped: &[u8]) -> Result<Plain, SnapshotError> {
         let kept = self.with_kept(|kept| kept.get(owner).cloned());
-        if let Some(kept) = kept.filter(|kept| kept.key.wrapped == wrapped) {
-            return Ok(kept.key.plain);
+        match kept.filter(|kept| kept.key.wrapped == wrapped) {
+            Some(kept) => Ok(kept.key.plain),
+            None => Ok(self.keys.unwrap(owner, wrapped).await?),
         }
-        let plain = self.keys.unwrap(owner, wrapped).await?;
-        self.keep(owner, KeptKey { key: DataKey { plain: plain.clone(), wrapped: wrapped.to_vec() }, at_ms });
-        Ok(plain)
     }
 
     fn keep(&self, owner: &Owner, key: KeptKey) {
@@ -488,21 +516,19 @@ impl<T: Table> Snapshots<T> {
         change(&mut self.kept.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    fn label(&self, owner: &Owner, version: u64, write_id: &str) -> Label {
+    fn label(&self, owner: &Owner, version: u64, write_id: &str, data_key_at_ms: u64, status: &str) -> Label {
         Label {
             deployment: self.deployment.to_string(),
             owner: owner.to_string(),
             part: PART,
             version,
             write_id: write_id.to_owned(),
+            data_key_at_ms,
+            status: status.to_owned(),
         }
     }
 }
 
 fn fenced(head: Option<&Item>) -> SnapshotError {
     SnapshotError::Fenced { by: head.and_then(|head| head.number(FENCE)).unwrap_or(0) }
-}
-
-fn bytes<'a>(item: &'a Item, name: &str) -> Result<&'a [u8], StoreError> {
-    item.bytes(name).ok_or_else(|| unreadable(item, format!("no {name}")))
 }

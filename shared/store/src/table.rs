@@ -1,5 +1,5 @@
 //! The port to the database, at the level of DynamoDB itself: one table, keyed `pk` and `sk`, and one sparse index
-//! of what is due (`due_shard`, `due_at_ms`).
+//! of what is to be looked at (`due_shard`, `due_at_ms`): events by when they are due, active rooms by what was seen.
 //!
 //! [`Table`] is the only way to the database. Conditions and updates are values of our own, so that
 //! [`MemoryTable`](crate::memory::MemoryTable) can evaluate what [`DynamoTable`](crate::dynamo::DynamoTable) renders.
@@ -14,13 +14,13 @@ pub const PK: &str = "pk";
 pub const SK: &str = "sk";
 /// The partition key of the due index; only items that bear it are in the index.
 pub const DUE_SHARD: &str = "due_shard";
-/// The sort key of the due index: when the item is due, in milliseconds since 1970.
+/// The sort key of the due index: when an event is due, in milliseconds since 1970; of a room, the newest message seen.
 pub const DUE_AT_MS: &str = "due_at_ms";
 /// The table's time-to-live attribute: when DynamoDB may delete the item, in seconds since 1970.
 pub const EXPIRES_AT_S: &str = "expires_at_s";
 /// The most writes of one transaction (`TransactWriteItems`).
 pub const TRANSACTION_WRITES_MAX: usize = 100;
-/// The most bytes of one transaction's items together.
+/// The most bytes of what one transaction's writes bring along together; what is stored already does not count.
 pub const TRANSACTION_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// The most bytes of one item, its attribute names included.
 pub const ITEM_BYTES_MAX: usize = 400 * 1024;
@@ -179,7 +179,8 @@ pub enum Step {
     Set(&'static str, Value),
     /// Gives the attribute a value unless it has one.
     SetIfAbsent(&'static str, Value),
-    /// Adds to a number; an absent one counts as 0.
+    /// Adds to a number; an absent one counts as 0. The sum must fit into 64 bits: a greater one would be stored and
+    /// then be unreadable.
     Add(&'static str, u64),
     /// Removes the attribute.
     Remove(&'static str),
@@ -197,7 +198,7 @@ impl Step {
 pub enum Change {
     /// Replaces the whole item by these attributes.
     Put(Item),
-    /// Changes some attributes. At most one step per attribute.
+    /// Changes some attributes. At least one step, at most one per attribute, none for the key's.
     Update(Vec<Step>),
     /// Removes the item; removing nothing is fine.
     Delete,
@@ -400,7 +401,7 @@ impl TableError {
 
 /// The database. Every read is strongly consistent, except [`Table::due`].
 #[async_trait]
-pub trait Table: Send + Sync {
+pub trait Table: Send + Sync + 'static {
     /// The item, if there is one.
     async fn get(&self, key: &Key) -> Result<Option<Item>, TableError>;
 

@@ -6,7 +6,7 @@ use async_trait::async_trait;
 
 use crate::{
     identity::{AssociationError, AssociationState, InboxId, InstallationId, SmartWalletVerifier, VerifierError},
-    network::{Network, NetworkError},
+    network::{FailureKind, LoggedUpdate, Network, NetworkError},
 };
 
 /// Identity logs that were read from the network and verified, entry by entry.
@@ -34,7 +34,8 @@ pub enum IdentitiesError {
 }
 
 impl Identities {
-    /// Reads and verifies the whole logs of `inboxes` that are not known yet.
+    /// Reads and verifies the whole logs of `inboxes` that are not known yet. That one cannot be read or verified now
+    /// does not keep the others from being known.
     pub async fn load(
         &mut self,
         network: &dyn Network,
@@ -45,17 +46,27 @@ impl Identities {
             return Ok(());
         }
         let wanted: Vec<(InboxId, u64)> = unknown.into_iter().map(|inbox| (inbox.clone(), 0)).collect();
-        let logs = network.identity_updates(&wanted).await?;
-        for ((inbox, _), log) in wanted.into_iter().zip(logs) {
+        let mut loaded = Ok(());
+        for (inbox, log) in read(network, wanted).await? {
+            let log = match log {
+                Ok(log) => log,
+                Err(too_large) => {
+                    loaded = Err(too_large.into());
+                    continue;
+                }
+            };
             let (states, refusal) = verify(&log, &inbox, network).await;
             match refusal {
-                Some(source) if source.is_retryable() => return Err(IdentitiesError::Unverifiable { inbox, source }),
+                Some(source) if source.is_retryable() => {
+                    loaded = Err(IdentitiesError::Unverifiable { inbox, source });
+                    continue;
+                }
                 Some(refused) => _ = self.refused.insert(inbox.clone(), refused.to_string()),
                 None => {}
             }
             self.logs.insert(inbox, states);
         }
-        Ok(())
+        loaded
     }
 
     /// Of these inboxes, those whose logs have entries after the given ones. Nothing is verified or kept.
@@ -66,9 +77,14 @@ impl Identities {
         if known.is_empty() {
             return Ok(BTreeSet::new());
         }
-        let news = network.identity_updates(known).await?;
-        let changed = known.iter().zip(news).filter(|(_, news)| !news.is_empty());
-        Ok(changed.map(|((inbox, _), _)| inbox.clone()).collect())
+        let news = read(network, known.to_vec()).await?;
+        let changed = news.into_iter().filter(|(_, news)| news.as_ref().map_or(true, |news| !news.is_empty()));
+        Ok(changed.map(|(inbox, _)| inbox).collect())
+    }
+
+    /// Whether the log of an inbox was loaded, be it good or not.
+    pub fn knows(&self, inbox: &InboxId) -> bool {
+        self.logs.contains_key(inbox)
     }
 
     /// The inboxes that were loaded and have a state, with each entry of their logs.
@@ -121,9 +137,33 @@ impl Identities {
     }
 }
 
+/// The log entries of each inbox after the given one. Logs that are too large to be read together are read apart: only
+/// one that is too large by itself is not read. (A log may have 256 entries of 4 MB.)
+async fn read(
+    network: &dyn Network,
+    wanted: Vec<(InboxId, u64)>,
+) -> Result<Vec<(InboxId, Result<Vec<LoggedUpdate>, NetworkError>)>, NetworkError> {
+    let mut logs = Vec::with_capacity(wanted.len());
+    let mut parts = vec![wanted];
+    while let Some(mut part) = parts.pop() {
+        match network.identity_updates(&part).await {
+            Ok(found) => logs.extend(part.into_iter().map(|(inbox, _)| inbox).zip(found.into_iter().map(Ok))),
+            Err(error) if error.kind == FailureKind::TooLarge => match part.as_slice() {
+                [(inbox, _)] => logs.push((inbox.clone(), Err(error))),
+                _ => {
+                    let half = part.split_off(part.len() / 2);
+                    parts.extend([part, half]);
+                }
+            },
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(logs)
+}
+
 /// The state after each entry, up to the first that breaks a rule: what came before it stays true.
 async fn verify(
-    log: &[crate::network::LoggedUpdate],
+    log: &[LoggedUpdate],
     inbox: &InboxId,
     network: &dyn Network,
 ) -> (BTreeMap<u64, AssociationState>, Option<AssociationError>) {

@@ -34,7 +34,7 @@ pub use identities::{Identities, IdentitiesError};
 pub use key_package::{KeyPackageError, MemberKeyPackage, Wrapping};
 pub use provider::StorageCodecError;
 pub use v3::{AddressError, V3};
-pub use welcome::{DroppedWelcome, Invitation, SendWelcomesError, WelcomeError, Welcomed, WelcomesSent};
+pub use welcome::{DroppedWelcome, Invitation, WelcomeError, Welcomed, WelcomesSent};
 
 /// A group's id: 16 random bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -49,6 +49,8 @@ pub enum FailureKind {
     Retired,
     /// The node refused this very request; sending it again changes nothing.
     Refused,
+    /// The answer is larger than this client reads; to ask for less may help.
+    TooLarge,
 }
 
 /// A call to the network that failed.
@@ -107,6 +109,10 @@ pub struct Newest {
 
 /// Nodes answer at most this many messages per page.
 pub const PAGE_SIZE: usize = 100;
+/// libxmtp asks for at most this many identity logs in one call; more are more calls.
+pub const IDENTITY_LOGS_PER_CALL: usize = 50;
+/// libxmtp asks for at most this many groups' newest messages in one call; more are more calls.
+pub const GROUPS_PER_CALL: usize = 1000;
 
 /// An XMTP network as a client sees it.
 #[async_trait]
@@ -131,12 +137,14 @@ pub trait Network: Send + Sync {
     async fn key_packages(&self, installations: &[InstallationId]) -> Result<Vec<Option<Vec<u8>>>, NetworkError>;
     /// Appends to groups' logs. Identical bytes are stored once, so a resend is safe.
     async fn send_group_messages(&self, messages: Vec<OutgoingMessage>) -> Result<(), NetworkError>;
-    /// Up to [`PAGE_SIZE`] messages of a group with an id above `after`, ascending.
+    /// Up to [`PAGE_SIZE`] messages of a group with an id above `after`, ascending. Fewer may come although there are
+    /// more, if they are very large; none come only if there are none.
     async fn group_messages(&self, group: GroupId, after: u64) -> Result<Vec<GroupMessage>, NetworkError>;
     /// The newest message of each group, in the order asked.
     async fn newest_group_messages(&self, groups: &[GroupId]) -> Result<Vec<Option<Newest>>, NetworkError>;
     /// Sends wrapped welcomes.
     async fn send_welcomes(&self, welcomes: Vec<mls_api::WelcomeMessageInput>) -> Result<(), NetworkError>;
-    /// Up to [`PAGE_SIZE`] welcomes of an installation with an id above `after`, ascending.
+    /// Up to [`PAGE_SIZE`] welcomes of an installation with an id above `after`, ascending. Fewer may come as with group
+    /// messages.
     async fn welcomes(&self, installation: [u8; 32], after: u64) -> Result<Vec<mls_api::WelcomeMessage>, NetworkError>;
 }

@@ -12,7 +12,10 @@ use tonic::{
 use crate::{
     GroupId,
     identity::{InboxId, InstallationId},
-    network::{FailureKind, GroupMessage, LoggedUpdate, Network, NetworkError, Newest, OutgoingMessage, PAGE_SIZE},
+    network::{
+        FailureKind, GROUPS_PER_CALL, GroupMessage, IDENTITY_LOGS_PER_CALL, LoggedUpdate, Network, NetworkError,
+        Newest, OutgoingMessage, PAGE_SIZE,
+    },
     proto::{
         associations::IdentityUpdate,
         identity_api::{self, identity_api_client::IdentityApiClient},
@@ -22,10 +25,6 @@ use crate::{
 
 /// libxmtp's own bound for one gRPC message, both ways.
 const MESSAGE_BYTES_MAX: usize = 25 * 1024 * 1024;
-/// libxmtp asks for at most this many identity logs per call.
-const IDENTITY_LOGS_PER_CALL: usize = 50;
-/// libxmtp asks for at most this many groups' newest messages per call.
-const GROUPS_PER_CALL: usize = 1000;
 /// libxmtp sends at most this many welcomes per call.
 const WELCOMES_PER_CALL: usize = 50;
 /// The node hands all message bytes of a request to a validator that reads at most 4 MiB.
@@ -87,6 +86,19 @@ impl V3 {
         request
     }
 
+    async fn fetch_key_packages(&self, installations: &[InstallationId]) -> Result<Vec<Option<Vec<u8>>>, NetworkError> {
+        let installation_keys = installations.iter().map(|id| id.as_bytes().to_vec()).collect();
+        let message = mls_api::FetchKeyPackagesRequest { installation_keys };
+        let answer = self
+            .call("FetchKeyPackages", message, async |node, request| node.mls().fetch_key_packages(request).await)
+            .await?;
+        if answer.key_packages.len() != installations.len() {
+            return Err(count_mismatch("FetchKeyPackages", installations.len(), answer.key_packages.len()));
+        }
+        let packages = answer.key_packages.into_iter().map(|package| package.key_package_tls_serialized);
+        Ok(packages.map(|bytes| (!bytes.is_empty()).then_some(bytes)).collect())
+    }
+
     /// Calls once, and once more if the connection and not the node failed. Every call of this API may be repeated:
     /// reads change nothing, and nodes store identical group messages and welcomes once.
     async fn call<T: Clone, R, F>(&self, method: &'static str, message: T, call: F) -> Result<R, NetworkError>
@@ -114,6 +126,7 @@ fn failure(method: &'static str, status: &Status) -> NetworkError {
         Code::InvalidArgument | Code::PermissionDenied | Code::Unimplemented => FailureKind::Refused,
         // The node answers its own plain errors with Unknown; the one below never changes.
         Code::Unknown if message.contains("inbox log is full") => FailureKind::Refused,
+        Code::OutOfRange if message.contains("decoded message length too large") => FailureKind::TooLarge,
         _ => FailureKind::Unknown,
     };
     NetworkError { method, kind, message: format!("{:?}: {message}", status.code()) }
@@ -211,16 +224,20 @@ impl Network for V3 {
     }
 
     async fn key_packages(&self, installations: &[InstallationId]) -> Result<Vec<Option<Vec<u8>>>, NetworkError> {
-        let installation_keys = installations.iter().map(|id| id.as_bytes().to_vec()).collect();
-        let message = mls_api::FetchKeyPackagesRequest { installation_keys };
-        let answer = self
-            .call("FetchKeyPackages", message, async |node, request| node.mls().fetch_key_packages(request).await)
-            .await?;
-        if answer.key_packages.len() != installations.len() {
-            return Err(count_mismatch("FetchKeyPackages", installations.len(), answer.key_packages.len()));
+        let mut packages = Vec::with_capacity(installations.len());
+        let mut parts = vec![installations];
+        while let Some(part) = parts.pop() {
+            match self.fetch_key_packages(part).await {
+                Ok(found) => packages.extend(found),
+                // Nodes take key packages of 4 MB, too: one at a time, each can be read.
+                Err(error) if error.kind == FailureKind::TooLarge && part.len() > 1 => {
+                    let (first, second) = part.split_at(part.len() / 2);
+                    parts.extend([second, first]);
+                }
+                Err(error) => return Err(error),
+            }
         }
-        let packages = answer.key_packages.into_iter().map(|package| package.key_package_tls_serialized);
-        Ok(packages.map(|bytes| (!bytes.is_empty()).then_some(bytes)).collect())
+        Ok(packages)
     }
 
     async fn send_group_messages(&self, messages: Vec<OutgoingMessage>) -> Result<(), NetworkError> {
@@ -244,10 +261,20 @@ impl Network for V3 {
     }
 
     async fn group_messages(&self, group: GroupId, after: u64) -> Result<Vec<GroupMessage>, NetworkError> {
-        let message = mls_api::QueryGroupMessagesRequest { group_id: group.0.to_vec(), paging_info: ascending(after) };
-        let answer = self
-            .call("QueryGroupMessages", message, async |node, request| node.mls().query_group_messages(request).await)
-            .await?;
+        let mut limit = PAGE_SIZE;
+        let answer = loop {
+            let message =
+                mls_api::QueryGroupMessagesRequest { group_id: group.0.to_vec(), paging_info: ascending(after, limit) };
+            let answer = self
+                .call("QueryGroupMessages", message, async |node, request| {
+                    node.mls().query_group_messages(request).await
+                })
+                .await;
+            limit = match answer {
+                Err(error) if error.kind == FailureKind::TooLarge && limit > 1 => fewer(limit),
+                answer => break answer?,
+            };
+        };
         let messages = answer.messages.into_iter().filter_map(|message| match message.version? {
             mls_api::group_message::Version::V1(v1) => {
                 Some(GroupMessage { id: v1.id, created_ns: v1.created_ns, data: v1.data, sender_hmac: v1.sender_hmac })
@@ -293,20 +320,32 @@ impl Network for V3 {
     }
 
     async fn welcomes(&self, installation: [u8; 32], after: u64) -> Result<Vec<mls_api::WelcomeMessage>, NetworkError> {
-        let message = mls_api::QueryWelcomeMessagesRequest {
-            installation_key: installation.to_vec(),
-            paging_info: ascending(after),
-        };
-        self.call("QueryWelcomeMessages", message, async |node, request| {
-            node.mls().query_welcome_messages(request).await
-        })
-        .await
-        .map(|answer| answer.messages)
+        let mut limit = PAGE_SIZE;
+        loop {
+            let message = mls_api::QueryWelcomeMessagesRequest {
+                installation_key: installation.to_vec(),
+                paging_info: ascending(after, limit),
+            };
+            let answer = self
+                .call("QueryWelcomeMessages", message, async |node, request| {
+                    node.mls().query_welcome_messages(request).await
+                })
+                .await;
+            limit = match answer {
+                Err(error) if error.kind == FailureKind::TooLarge && limit > 1 => fewer(limit),
+                answer => return answer.map(|answer| answer.messages),
+            };
+        }
     }
 }
 
-fn ascending(after: u64) -> Option<mls_api::PagingInfo> {
-    let limit = u32::try_from(PAGE_SIZE).expect("a page is small");
+/// How many items to ask for when so many are too large together. Anybody may write items of 4 MB; four always fit.
+fn fewer(limit: usize) -> usize {
+    (limit / 5).max(1)
+}
+
+fn ascending(after: u64, limit: usize) -> Option<mls_api::PagingInfo> {
+    let limit = u32::try_from(limit).expect("a page is small");
     Some(mls_api::PagingInfo { direction: mls_api::SortDirection::Ascending.into(), limit, id_cursor: after })
 }
 
@@ -349,6 +388,8 @@ mod tests {
         assert_eq!(kind(Status::unavailable(retired)), FailureKind::Retired);
         assert_eq!(kind(Status::unavailable("service is shutting down")), FailureKind::Unknown);
         assert_eq!(kind(Status::unknown("inbox log is full")), FailureKind::Refused);
+        let large = "Error, decoded message length too large: found 31502400 bytes, the limit is: 26214400 bytes";
+        assert_eq!(kind(Status::out_of_range(large)), FailureKind::TooLarge);
         assert_eq!(kind(Status::invalid_argument("invalid identity")), FailureKind::Refused);
     }
 }

@@ -39,20 +39,9 @@ const POINTER_CAPABLE_RECIPIENTS_MIN: usize = 3;
 pub struct WelcomesSent {
     /// Installations that a welcome was sent to.
     pub sent: BTreeSet<InstallationId>,
-    /// Installations that have replaced their key package since they were added: the welcome could not be opened, so
-    /// none was sent. They get in by being removed and added again.
+    /// Installations that have replaced their key package since they were added, or whose key is none: they could not
+    /// open the welcome, so none was sent. They get in by being removed and added again.
     pub outdated: BTreeSet<(InboxId, InstallationId)>,
-}
-
-/// Why welcomes were not sent. All of them can be sent again.
-#[derive(Debug, thiserror::Error)]
-pub enum SendWelcomesError {
-    /// The network failed.
-    #[error("the welcomes were not taken")]
-    Network(#[from] NetworkError),
-    /// A recipient's key is no key.
-    #[error("a welcome cannot be wrapped")]
-    Wrap(#[from] WrapperError),
 }
 
 impl Group {
@@ -73,7 +62,7 @@ impl Group {
         network: &dyn Network,
         randomness: &dyn Randomness,
         admit: impl Fn(&InboxId) -> bool,
-    ) -> Result<WelcomesSent, SendWelcomesError> {
+    ) -> Result<WelcomesSent, NetworkError> {
         let members = self.members();
         let mut result = WelcomesSent::default();
         let mut messages = Vec::new();
@@ -84,8 +73,7 @@ impl Group {
             };
             let recipients: Vec<&state::Recipient> = welcome.recipients.iter().filter(still_in).collect();
             let recipients = current(network, recipients, &mut result).await?;
-            messages.extend(wrap(welcome, &recipients, randomness)?);
-            result.sent.extend(recipients.into_iter().map(|recipient| named(recipient).1));
+            messages.extend(wrap(welcome, &recipients, randomness, &mut result));
         }
         if !messages.is_empty() {
             network.send_welcomes(messages).await?;
@@ -95,10 +83,10 @@ impl Group {
 
     /// Forgets the welcomes that were sent, and remembers who could not open one. Store the group.
     pub fn clear_welcomes(&mut self, sent: &WelcomesSent) {
-        for (inbox, _) in self.welcome_recipients() {
-            self.stranded.remove(&inbox);
+        for recipient in self.welcome_recipients() {
+            self.stranded.remove(&recipient);
         }
-        self.stranded.extend(sent.outdated.iter().map(|(inbox, _)| inbox.clone()));
+        self.stranded.extend(sent.outdated.iter().cloned());
         self.welcomes.clear();
     }
 }
@@ -135,7 +123,8 @@ fn wrap(
     welcome: &state::Welcome,
     recipients: &[&state::Recipient],
     randomness: &dyn Randomness,
-) -> Result<Vec<mls_api::WelcomeMessageInput>, WrapperError> {
+    result: &mut WelcomesSent,
+) -> Vec<mls_api::WelcomeMessageInput> {
     let metadata = WelcomeMetadata { message_cursor: welcome.commit_id }.encode_to_vec();
     let capable = recipients.iter().filter(|recipient| recipient.pointer_capable).count();
     let (by_pointer, directly): (Vec<&state::Recipient>, Vec<&state::Recipient>) = recipients
@@ -155,28 +144,54 @@ fn wrap(
             welcome_metadata: pointee.welcome_metadata,
         })));
         for recipient in by_pointer {
-            messages.push(input(welcome_message_input::Version::WelcomePointer(
-                welcome_message_input::WelcomePointer {
+            let wrapped = pointer.wrap(&recipient.key);
+            let message = wrapped.map(|welcome_pointer| {
+                welcome_message_input::Version::WelcomePointer(welcome_message_input::WelcomePointer {
                     installation_key: recipient.installation.clone(),
-                    welcome_pointer: pointer.wrap(&recipient.key)?,
+                    welcome_pointer,
                     hpke_public_key: recipient.key.clone(),
                     wrapper_algorithm: WelcomePointerWrapperAlgorithm::XwingMlkem768Draft6.into(),
-                },
-            )));
+                })
+            });
+            messages.extend(result.note(recipient, message));
         }
     }
     for recipient in directly {
         let algorithm = if recipient.xwing { WrapperAlgorithm::XWing } else { WrapperAlgorithm::Curve25519 };
-        let wrapped = wrapper::wrap(algorithm, &recipient.key, &welcome.data, &metadata)?;
-        messages.push(input(welcome_message_input::Version::V1(welcome_message_input::V1 {
-            installation_key: recipient.installation.clone(),
-            data: wrapped.data,
-            hpke_public_key: recipient.key.clone(),
-            wrapper_algorithm: WelcomeWrapperAlgorithm::from(algorithm).into(),
-            welcome_metadata: wrapped.welcome_metadata,
-        })));
+        let wrapped = wrapper::wrap(algorithm, &recipient.key, &welcome.data, &metadata);
+        let message = wrapped.map(|wrapped| {
+            welcome_message_input::Version::V1(welcome_message_input::V1 {
+                installation_key: recipient.installation.clone(),
+                data: wrapped.data,
+                hpke_public_key: recipient.key.clone(),
+                wrapper_algorithm: WelcomeWrapperAlgorithm::from(algorithm).into(),
+                welcome_metadata: wrapped.welcome_metadata,
+            })
+        });
+        messages.extend(result.note(recipient, message));
     }
-    Ok(messages)
+    messages
+}
+
+impl WelcomesSent {
+    /// Counts a recipient. One whose key cannot be wrapped to keeps nobody else from getting in.
+    fn note(
+        &mut self,
+        recipient: &state::Recipient,
+        message: Result<welcome_message_input::Version, WrapperError>,
+    ) -> Option<mls_api::WelcomeMessageInput> {
+        let (inbox, installation) = named(recipient);
+        match message {
+            Ok(version) => {
+                self.sent.insert(installation);
+                Some(input(version))
+            }
+            Err(_) => {
+                self.outdated.insert((inbox, installation));
+                None
+            }
+        }
+    }
 }
 
 fn input(version: welcome_message_input::Version) -> mls_api::WelcomeMessageInput {

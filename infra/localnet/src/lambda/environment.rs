@@ -165,10 +165,10 @@ impl Environment {
     pub(super) async fn invoke(
         mut self,
         config: &FunctionConfig,
+        request_id: String,
         payload: Bytes,
     ) -> (Result<Bytes, FunctionError>, Option<Self>) {
         let deadline = Instant::now() + config.timeout;
-        let request_id = Uuid::new_v4().to_string();
         let mut invocation = Some(Invocation {
             request_id: request_id.clone(),
             deadline_ms: now_ms() + i64::try_from(config.timeout.as_millis()).unwrap_or(i64::MAX / 2),

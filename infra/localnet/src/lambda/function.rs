@@ -3,7 +3,8 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
-use tokio::sync::Semaphore;
+use tokio::{sync::Semaphore, time::Instant};
+use uuid::Uuid;
 
 use super::{
     environment::{Environment, FunctionConfig, FunctionError},
@@ -36,15 +37,22 @@ impl Function {
     /// The process cannot be started, ends or takes too long (it is replaced next time), or the function returns an
     /// error or panics (its process goes on).
     pub async fn invoke(&self, payload: Bytes) -> Result<Bytes, FunctionError> {
+        self.invoke_as(Uuid::new_v4().to_string(), payload).await
+    }
+
+    /// The same, with the id that the function sees as its invocation's.
+    pub(super) async fn invoke_as(&self, request_id: String, payload: Bytes) -> Result<Bytes, FunctionError> {
         let _permit = self.free.acquire().await.expect("this semaphore is never closed");
         let environment = match self.wake() {
             Some(environment) => environment,
             None => Environment::start(&self.api, &self.config).await?,
         };
-        let (outcome, environment) = environment.invoke(&self.config, payload).await;
+        let began = Instant::now();
+        let (outcome, environment) = environment.invoke(&self.config, request_id, payload).await;
+        let elapsed_ms = began.elapsed().as_millis();
         match &outcome {
-            Ok(_) => tracing::debug!(function = self.name(), "invoked"),
-            Err(error) => tracing::warn!(function = self.name(), %error, "failed"),
+            Ok(_) => tracing::debug!(function = self.name(), elapsed_ms, "invoked"),
+            Err(error) => tracing::warn!(function = self.name(), elapsed_ms, %error, "failed"),
         }
         if let Some(environment) = environment {
             self.idle().push(environment);

@@ -1,7 +1,7 @@
 //! The Lambda Runtime API (2018-06-01): what a function's process calls to get its work and to hand it back.
 //!
 //! Lambda gives each process a host and port of its own; here they share one port, and each is given a URL with a path
-//! before the API's, which `lambda_runtime` honours.
+//! before the API's, which `lambda_runtime` honours. The [Invoke API](super::invoke_api) is on this port, too.
 
 use std::{
     collections::HashMap,
@@ -19,17 +19,22 @@ use axum::{
 use serde_json::{Value, json};
 use tokio::sync::{mpsc, oneshot};
 
-use super::environment::FunctionError;
+use super::{
+    environment::FunctionError,
+    function::Function,
+    invoke_api::{self, Invocations},
+};
 use crate::loopback::{ListenError, Server};
 
-/// Lambda's limit for a synchronous response.
-const MAX_RESPONSE: usize = 6 * 1024 * 1024;
+/// Lambda's limit for a synchronous request, and for its response.
+const MAX_PAYLOAD: usize = 6 * 1024 * 1024;
 
-/// The Runtime API for every process on this machine.
+/// The Runtime API for every process on this machine, and the Invoke API for the functions that are published.
 #[derive(Debug)]
 pub struct RuntimeApi {
     server: Server,
     processes: Processes,
+    invocations: Arc<Invocations>,
 }
 
 /// Where to leave a call of a process, by the process's name in the path.
@@ -75,19 +80,32 @@ impl RuntimeApi {
     /// # Errors
     /// The port is taken.
     pub async fn start(port: u16) -> Result<Self, ListenError> {
-        let processes = Processes::default();
+        let (processes, invocations) = (Processes::default(), Arc::<Invocations>::default());
         let router = Router::new()
             .route("/{process}/2018-06-01/runtime/invocation/next", get(next))
             .route("/{process}/2018-06-01/runtime/invocation/{request_id}/response", post(response))
             .route("/{process}/2018-06-01/runtime/invocation/{request_id}/error", post(error))
             .route("/{process}/2018-06-01/runtime/init/error", post(init_error))
-            .layer(DefaultBodyLimit::max(MAX_RESPONSE))
-            .with_state(Arc::clone(&processes));
-        Ok(Self { server: Server::start(port, router).await?, processes })
+            .with_state(Arc::clone(&processes))
+            .merge(invoke_api::router(Arc::clone(&invocations)))
+            .layer(DefaultBodyLimit::max(MAX_PAYLOAD));
+        Ok(Self { server: Server::start(port, router).await?, processes, invocations })
     }
 
-    /// Stops serving. Processes still waiting lose their connection.
-    pub async fn stop(self) {
+    /// Where functions are invoked: `http://127.0.0.1:…`.
+    pub fn url(&self) -> String {
+        format!("http://{}", self.server.address())
+    }
+
+    /// Lets `function` be invoked under `name` by `POST /2015-03-31/functions/{name}/invocations`, for as long as
+    /// somebody keeps it.
+    pub fn publish(&self, name: &str, function: &Arc<Function>) {
+        self.invocations.publish(name, function);
+    }
+
+    /// Drops the invocations that came by HTTP and stops serving. Processes still waiting lose their connection.
+    pub async fn stop(&self) {
+        self.invocations.stop().await;
         self.server.stop().await;
     }
 

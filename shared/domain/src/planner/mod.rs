@@ -20,6 +20,7 @@ pub use plan::{Alarm, Grounds, MembershipCommit, Obstacle, Plan, Purpose, RoleCh
 use crate::{
     admission::{Admission, CreatorRole},
     ids::{GroupId, InboxId, InstallationId},
+    planted::Bug,
 };
 
 /// The id of an identity update, as the network gives it out (XIP-46).
@@ -158,7 +159,7 @@ impl Default for Limits {
             leaves_per_room: 1_000,
             commit_bytes: 250_000,
             unexplained_percent: 10,
-            repair_every_ms: 6 * 60 * 60 * 1_000,
+            repair_every_ms: 15 * 60 * 1_000,
         }
     }
 }
@@ -185,5 +186,8 @@ pub fn plan(input: &Input) -> Plan {
     draft.repair();
     draft.appoint();
     draft.name();
+    if Bug::RemovalBoundToAddition.is_planted() && !draft.plan.waiting.is_empty() {
+        draft.plan.steps.retain(|step| !matches!(step, Step::Membership { purpose: Purpose::Remove(_), .. }));
+    }
     draft.plan
 }

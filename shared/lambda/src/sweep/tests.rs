@@ -70,3 +70,24 @@ async fn a_nudge_sends_no_nudge_and_no_message_comes_again() {
         assert!(rig.is_due().await);
     }
 }
+
+#[test]
+fn of_many_events_each_has_its_turn() {
+    let numbered = |number: u32| format!("31337:0x5fbdb2315678afecb367f032d93f642f64180aa3:{number}").parse().unwrap();
+    let events: BTreeSet<EventKey> = (0..2_500).map(numbered).collect();
+    let turns: Vec<_> = (7..10).map(|turn| portion(&events, 1000, turn)).collect();
+    assert!(turns.iter().all(|turn| turn.len() <= 1000));
+    assert_eq!(turns.into_iter().flatten().collect::<BTreeSet<_>>(), events);
+    assert_eq!(portion(&events, 2_500, 1).len(), 2_500);
+    assert_eq!(portion(&events, 0, 5), []);
+    assert_eq!(portion(&BTreeSet::new(), 1000, 5), []);
+}
+
+#[tokio::test]
+async fn a_look_that_runs_out_of_time_says_what_is_left() {
+    let folder = tempfile::tempdir().unwrap();
+    let rig = due(&folder, Sent::default()).await;
+    let error = handle_schedule(&rig.usher, &invocation(MARGIN_MS)).await.unwrap_err();
+    assert!(matches!(error, SweepError::Nudges { failed: 1, events: 1 }), "{error}");
+    assert!(rig.is_due().await && rig.nudges.nudges.lock().unwrap().is_empty());
+}

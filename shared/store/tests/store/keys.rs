@@ -84,10 +84,35 @@ type Wrapped = (Vec<u8>, Value);
 
 /// What KMS does for us, and what it was asked.
 #[derive(Default)]
-struct Kms {
+pub(crate) struct Kms {
     wrapped: Mutex<BTreeMap<Vec<u8>, Wrapped>>,
     asked: Mutex<Vec<Value>>,
-    fail_with: Mutex<Option<(StatusCode, &'static str)>>,
+    pub(crate) fail_with: Mutex<Option<(StatusCode, &'static str)>>,
+}
+
+impl Kms {
+    /// Serves it on loopback; data keys as the real SDK gets them from there.
+    pub(crate) async fn serve() -> (Arc<Self>, impl Fn(DeploymentId) -> KmsDataKeys) {
+        let state = Arc::new(Self::default());
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let endpoint = format!("http://{}", listener.local_addr().unwrap());
+        let router = Router::new().route("/", post(kms)).with_state(state.clone());
+        tokio::spawn(async { axum::serve(listener, router).await });
+        (state, move |deployment| keys_at(&endpoint, deployment))
+    }
+}
+
+/// Data keys from the KMS at `endpoint`.
+pub(crate) fn keys_at(endpoint: &str, deployment: DeploymentId) -> KmsDataKeys {
+    let config = aws_sdk_kms::Config::builder()
+        .behavior_version(BehaviorVersion::latest())
+        .region(Region::new("eu-central-1"))
+        .credentials_provider(Credentials::new("test", "test", None, None, "test"))
+        .retry_config(RetryConfig::disabled())
+        .endpoint_url(endpoint)
+        .http_client(aws_smithy_http_client::Builder::new().build_http())
+        .build();
+    KmsDataKeys::new(aws_sdk_kms::Client::from_conf(config), "alias/usher", deployment)
 }
 
 async fn kms(State(kms): State<Arc<Kms>>, headers: HeaderMap, body: Bytes) -> Response {
@@ -120,21 +145,7 @@ async fn kms(State(kms): State<Arc<Kms>>, headers: HeaderMap, body: Bytes) -> Re
 
 #[tokio::test]
 async fn kms_binds_keys_to_deployment_and_owner() {
-    let state = Arc::new(Kms::default());
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let endpoint = format!("http://{}", listener.local_addr().unwrap());
-    let router = Router::new().route("/", post(kms)).with_state(state.clone());
-    tokio::spawn(async { axum::serve(listener, router).await });
-    let config = aws_sdk_kms::Config::builder()
-        .behavior_version(BehaviorVersion::latest())
-        .region(Region::new("eu-central-1"))
-        .credentials_provider(Credentials::new("test", "test", None, None, "test"))
-        .retry_config(RetryConfig::disabled())
-        .endpoint_url(endpoint)
-        .http_client(aws_smithy_http_client::Builder::new().build_http())
-        .build();
-    let keys_of =
-        |deployment| KmsDataKeys::new(aws_sdk_kms::Client::from_conf(config.clone()), "alias/usher", deployment);
+    let (state, keys_of) = Kms::serve().await;
     let keys = keys_of(deployment("00"));
 
     let made = keys.generate(&ROOM).await.unwrap();
@@ -159,9 +170,12 @@ async fn kms_binds_keys_to_deployment_and_owner() {
         (StatusCode::INTERNAL_SERVER_ERROR, "KMSInternalException", Kind::RetrySoon),
         (StatusCode::BAD_REQUEST, "AccessDeniedException", Kind::Bug),
         (StatusCode::BAD_REQUEST, "DisabledException", Kind::Bug),
+        (StatusCode::BAD_REQUEST, "IncorrectKeyException", Kind::Bug),
     ] {
         *state.fail_with.lock().unwrap() = Some((status, error));
         assert_eq!(keys.generate(&ROOM).await.unwrap_err().kind(), kind, "{error}");
-        assert_eq!(keys.unwrap(&ROOM, &made.wrapped).await.unwrap_err().kind(), kind, "{error}");
+        let refused = keys.unwrap(&ROOM, &made.wrapped).await.unwrap_err();
+        assert_eq!(refused.kind(), kind, "{error}");
+        assert!(!matches!(refused, KeyError::WrongKey), "{error} says nothing about what is stored");
     }
 }

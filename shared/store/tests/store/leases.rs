@@ -12,7 +12,7 @@ use usher_store::{
 };
 
 use crate::support::{ALICE, at};
-use crate::support::{Fault, Faulty, NOW_MS, event, mint, mint_of, on_both, store, transfer};
+use crate::support::{Fault, Faulty, NOW_MS, event, mint, mint_of, on_each, store, transfer};
 
 async fn minted<T: Table>(table: T) -> Store<T> {
     let store = store(table);
@@ -33,7 +33,7 @@ async fn due<T: Table>(store: &Store<T>) -> Option<u64> {
 
 #[tokio::test]
 async fn of_32_takers_one_wins() {
-    on_both(async |table| {
+    on_each(async |table| {
         let store = minted(table).await;
         let take = |n: u32| {
             let store = &store;
@@ -66,7 +66,7 @@ async fn a_lease_ends_by_itself_and_the_next_has_a_greater_fence() {
 
 #[tokio::test]
 async fn writes_sent_twice_are_recognised() {
-    on_both(async |table| {
+    on_each(async |table| {
         minted(table.clone()).await;
         let twice = store(Faulty::new(table, Fault::SentTwice));
         let lease = taken(&twice, "me", NOW_MS).await;
@@ -79,7 +79,7 @@ async fn writes_sent_twice_are_recognised() {
 
 #[tokio::test]
 async fn a_release_leaves_what_is_new() {
-    on_both(async |table| {
+    on_each(async |table| {
         let store = minted(table).await;
         let lease = taken(&store, "me", NOW_MS).await;
         store.record(&[transfer(7, at(2, 0, 2), ALICE, ALICE)]).await;
@@ -137,7 +137,7 @@ async fn whoever_takes_an_event_at_rest_makes_it_due() {
 
 #[tokio::test]
 async fn a_due_mark_moves_earlier_only() {
-    on_both(async |table| {
+    on_each(async |table| {
         let store = minted(table).await;
         store.mark_due(&event(0), NOW_MS + 1).await.unwrap();
         assert_eq!(due(&store).await, Some(NOW_MS));
@@ -150,7 +150,7 @@ async fn a_due_mark_moves_earlier_only() {
 
 #[tokio::test]
 async fn due_events_come_longest_due_first_from_all_shards() {
-    on_both(async |table| {
+    on_each(async |table| {
         let store = store(table);
         for id in 0..20 {
             store
@@ -175,7 +175,7 @@ async fn due_events_come_longest_due_first_from_all_shards() {
 
 #[tokio::test]
 async fn the_account_has_a_lease_of_its_own() {
-    on_both(async |table| {
+    on_each(async |table| {
         let twice = store(Faulty::new(table.clone(), Fault::SentTwice));
         let first = twice.take_account("first", NOW_MS, NOW_MS + 10).await.unwrap().unwrap();
         let store = store(table);

@@ -15,13 +15,13 @@ use usher_store::{
 };
 
 use crate::support::{
-    ALICE, BOB, Fault, Faulty, KIOSK, Meanwhile, NOW_MS, at, event, kiosk, mint, mint_of, on_both, refunded, retracted,
+    ALICE, BOB, Fault, Faulty, KIOSK, Meanwhile, NOW_MS, at, event, kiosk, mint, mint_of, on_each, refunded, retracted,
     sold, store, transfer,
 };
 
 const ZERO: Address = Address::ZERO;
 
-fn words(outcomes: &[Outcome]) -> Vec<&'static str> {
+pub(crate) fn words(outcomes: &[Outcome]) -> Vec<&'static str> {
     let word = |outcome: &Outcome| match outcome {
         Outcome::New => "new",
         Outcome::Known => "known",
@@ -32,18 +32,18 @@ fn words(outcomes: &[Outcome]) -> Vec<&'static str> {
     outcomes.iter().map(word).collect()
 }
 
-async fn holders<T: Table>(store: &Store<T>) -> Vec<(u64, Option<Address>)> {
+pub(crate) async fn holders<T: Table>(store: &Store<T>) -> Vec<(u64, Option<Address>)> {
     let tickets = store.tickets(&kiosk()).await.unwrap();
     tickets.iter().map(|record| (record.ticket.token_id.to(), record.holding.holder)).collect()
 }
 
-async fn generation<T: Table>(store: &Store<T>) -> u64 {
+pub(crate) async fn generation<T: Table>(store: &Store<T>) -> u64 {
     store.event(&event(0)).await.unwrap().unwrap().generation
 }
 
 #[tokio::test]
 async fn a_purchase_names_its_holder_and_makes_the_event_due() {
-    on_both(async |table| {
+    on_each(async |table| {
         let store = store(table);
         let recorded = store.record(&[mint()]).await;
         assert_eq!((words(&recorded.outcomes), recorded.due), (vec!["new"], [event(0)].into()));
@@ -83,7 +83,7 @@ async fn what_changes_no_holding_changes_no_generation() {
 
 #[tokio::test]
 async fn a_tombstone_kills_its_fact_whichever_came_first() {
-    on_both(async |table| {
+    on_each(async |table| {
         let store = store(table);
         let (issue, resale) = (transfer(7, at(2, 0, 2), ZERO, ALICE), transfer(7, at(3, 0, 3), ALICE, BOB));
         store.record(&[mint(), issue.clone(), retracted(&resale)]).await;
@@ -121,7 +121,7 @@ async fn former_holders_are_kept_newest_first() {
 
 #[tokio::test]
 async fn a_large_batch_is_cut_into_transactions() {
-    on_both(async |table| {
+    on_each(async |table| {
         let store = store(table);
         store.record(&[mint()]).await;
         let issues: Vec<_> = (0..100).map(|token| transfer(token, at(2, token, 2), ZERO, ALICE)).collect();
@@ -137,7 +137,7 @@ async fn a_large_batch_is_cut_into_transactions() {
 
 #[tokio::test]
 async fn facts_wait_for_their_kiosk_and_are_replayed() {
-    on_both(async |table| {
+    on_each(async |table| {
         let store = store(table.clone());
         let issue = transfer(7, at(2, 0, 2), ZERO, ALICE);
         let resale = transfer(7, at(3, 0, 3), ALICE, BOB);
@@ -193,7 +193,7 @@ async fn a_mint_and_its_first_sales_may_come_in_one_batch() {
 
 #[tokio::test]
 async fn a_reorganised_mint_gives_the_event_another_incarnation() {
-    on_both(async |table| {
+    on_each(async |table| {
         let store = store(table);
         let (first, second) = (mint(), mint_of(0, at(2, 0, 2), BOB, Address::repeat_byte(0x22)));
         store.record(std::slice::from_ref(&first)).await;

@@ -11,9 +11,9 @@ use usher_store::{
     table::{Attributes, Condition, Item, Key, Query, SK, Step, Value, Write},
 };
 
-use crate::support::{Fault, Faulty, NOW_MS, Seeded, TestClock, on_both};
+use crate::support::{Fault, Faulty, NOW_MS, Seeded, TestClock, on_each};
 
-const ROOM: Owner = Owner::Room(GroupId([7; 16]));
+pub(crate) const ROOM: Owner = Owner::Room(GroupId([7; 16]));
 const OTHER_ROOM: Owner = Owner::Room(GroupId([8; 16]));
 
 fn deployment() -> DeploymentId {
@@ -25,22 +25,22 @@ fn snapshots_of<T: Table>(table: T, folder: &Path, deployment: DeploymentId, clo
     Snapshots::new(table, Arc::new(keys), deployment, clock, Seeded::new(2))
 }
 
-fn snapshots<T: Table>(table: T, folder: &Path) -> Snapshots<T> {
+pub(crate) fn snapshots<T: Table>(table: T, folder: &Path) -> Snapshots<T> {
     snapshots_of(table, folder, deployment(), TestClock::at(NOW_MS))
 }
 
-fn folder() -> tempfile::TempDir {
+pub(crate) fn folder() -> tempfile::TempDir {
     tempfile::tempdir().unwrap()
 }
 
 /// Bytes that do not compress.
-fn noise(seed: u64, bytes: usize) -> Vec<u8> {
+pub(crate) fn noise(seed: u64, bytes: usize) -> Vec<u8> {
     let mut noise = vec![0; bytes];
     StdRng::seed_from_u64(seed).fill_bytes(&mut noise);
     noise
 }
 
-fn save(fence: u64, expected_version: u64, plaintext: &[u8]) -> Save<'_> {
+pub(crate) fn save(fence: u64, expected_version: u64, plaintext: &[u8]) -> Save<'_> {
     Save { fence, expected_version, plaintext, status: "epoch 3", side_writes: Vec::new() }
 }
 
@@ -51,7 +51,7 @@ async fn chunk_keys(table: &impl Table, owner: &Owner) -> Vec<String> {
 
 #[tokio::test]
 async fn what_is_saved_is_loaded_small_or_large() {
-    on_both(async |table| {
+    on_each(async |table| {
         let folder = folder();
         let snapshots = snapshots(table.clone(), folder.path());
         assert_eq!(snapshots.load(&ROOM).await.unwrap(), None);
@@ -84,11 +84,15 @@ async fn what_is_saved_is_loaded_small_or_large() {
 
 #[tokio::test]
 async fn a_newer_lease_fences_the_older_off() {
-    on_both(async |table| {
+    on_each(async |table| {
         let folder = folder();
         let snapshots = snapshots(table, folder.path());
-        let unclaimed = snapshots.save(&ROOM, save(3, 0, b"state")).await.unwrap_err();
+        let unclaimed = snapshots.save(&ROOM, save(3, 1, b"state")).await.unwrap_err();
         assert!(matches!(unclaimed, SnapshotError::Fenced { by: 0 }), "{unclaimed:?}");
+        snapshots.save(&OTHER_ROOM, save(3, 0, b"a first version needs no claim")).await.unwrap();
+        snapshots.claim(&OTHER_ROOM, 4).await.unwrap();
+        let taken = snapshots.save(&OTHER_ROOM, save(3, 0, b"one")).await.unwrap_err();
+        assert!(matches!(taken, SnapshotError::Fenced { by: 4 }), "{taken:?}");
         snapshots.claim(&ROOM, 3).await.unwrap();
         snapshots.claim(&ROOM, 3).await.unwrap();
         snapshots.save(&ROOM, save(3, 0, b"one")).await.unwrap();
@@ -108,7 +112,7 @@ async fn a_newer_lease_fences_the_older_off() {
 
 #[tokio::test]
 async fn side_writes_ride_along_or_nothing_happens() {
-    on_both(async |table| {
+    on_each(async |table| {
         let folder = folder();
         let snapshots = snapshots(table.clone(), folder.path());
         snapshots.claim(&ROOM, 1).await.unwrap();

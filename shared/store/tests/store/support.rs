@@ -2,6 +2,8 @@
 
 use std::{
     future::Future,
+    net::SocketAddr,
+    panic::AssertUnwindSafe,
     sync::{
         Arc, Mutex,
         atomic::{AtomicU64, Ordering},
@@ -10,14 +12,19 @@ use std::{
 
 use alloy_primitives::{Address, B256, U256};
 use async_trait::async_trait;
-use aws_sdk_dynamodb::config::{BehaviorVersion, Credentials, Region, retry::RetryConfig};
-use futures::future::BoxFuture;
+use aws_sdk_dynamodb::config::{
+    BehaviorVersion, Credentials, Region,
+    retry::{RetryConfig, RetryPartition},
+};
+use futures::{FutureExt, future::BoxFuture};
 use rand::{RngCore, SeedableRng, rngs::StdRng};
 use tokio::{net::TcpListener, sync::oneshot};
 use usher_domain::{
     ChainId, EventKey, EventMint, Fact, Incarnation, KioskKey, Position, What,
     ports::{Clock, Randomness},
 };
+
+use crate::dynamodb_local;
 use usher_store::{
     Store, Table, TableError,
     dynamo::DynamoTable,
@@ -70,43 +77,89 @@ pub(crate) fn store<T: Table>(table: T) -> Store<T> {
 /// The emulator, served on loopback until dropped.
 pub(crate) struct Emulator {
     pub(crate) table: DynamoTable,
+    address: SocketAddr,
+    tables: AtomicU64,
     _stop: oneshot::Sender<()>,
 }
 
 impl Emulator {
     pub(crate) async fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let endpoint = format!("http://{}", listener.local_addr().unwrap());
+        let address = listener.local_addr().unwrap();
         let (stop, stopped) = oneshot::channel::<()>();
         let database = dynoxide::Database::memory().unwrap();
         tokio::spawn(dynoxide::server::serve_with_shutdown(listener, database, async {
             let _ = stopped.await;
         }));
-        let table = DynamoTable::new(client(&endpoint), "usher");
+        let table = DynamoTable::new(client(&format!("http://{address}")), "usher");
         table.create_table().await.unwrap();
         table.create_table().await.unwrap(); // once more is fine
-        Self { table, _stop: stop }
+        Self { table, address, tables: AtomicU64::new(0), _stop: stop }
+    }
+
+    /// The server's address, and the name of a new, empty table there.
+    pub(crate) async fn place(&self) -> (SocketAddr, String) {
+        let name = format!("usher-{}", self.tables.fetch_add(1, Ordering::Relaxed));
+        let table = DynamoTable::new(client(&format!("http://{}", self.address)), &name);
+        table.create_table().await.unwrap();
+        (self.address, name)
     }
 }
 
-/// A real SDK client of an endpoint.
+/// A real SDK client of an endpoint; it sends everything once, but see [`DynamoTable`]'s transactions.
 pub(crate) fn client(endpoint: &str) -> aws_sdk_dynamodb::Client {
+    client_that_retries(endpoint, RetryConfig::disabled())
+}
+
+/// A real SDK client of an endpoint, with retries that do not eat up other clients': the SDK has one budget of them for
+/// all clients of a process.
+pub(crate) fn client_that_retries(endpoint: &str, retries: RetryConfig) -> aws_sdk_dynamodb::Client {
+    static CLIENTS: AtomicU64 = AtomicU64::new(0);
+    let own = format!("client {}", CLIENTS.fetch_add(1, Ordering::Relaxed));
     let config = aws_sdk_dynamodb::Config::builder()
         .behavior_version(BehaviorVersion::latest())
         .region(Region::new("eu-central-1"))
         .credentials_provider(Credentials::new("test", "test", None, None, "test"))
-        .retry_config(RetryConfig::disabled())
+        .retry_config(retries)
+        .retry_partition(RetryPartition::new(own))
         .endpoint_url(endpoint)
         .http_client(aws_smithy_http_client::Builder::new().build_http())
         .build();
     aws_sdk_dynamodb::Client::from_conf(config)
 }
 
-/// Runs a test on the memory model, then on the emulator.
-pub(crate) async fn on_both<F: Future<Output = ()>>(test: impl Fn(Arc<dyn Table>) -> F) {
-    test(Arc::new(MemoryTable::new())).await;
+/// What tests run on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum On {
+    Model,
+    Dynoxide,
+    DynamoDbLocal,
+}
+
+/// Runs a test on the memory model, on the emulator and on DynamoDB Local; says on which of them it failed.
+pub(crate) async fn on_each<F: Future<Output = ()>>(test: impl Fn(Arc<dyn Table>) -> F) {
+    on([On::Model, On::Dynoxide, On::DynamoDbLocal], test).await;
+}
+
+/// Runs a test on all but one, which is known to do otherwise than DynamoDB.
+pub(crate) async fn on_all_but<F: Future<Output = ()>>(different: On, test: impl Fn(Arc<dyn Table>) -> F) {
+    on([On::Model, On::Dynoxide, On::DynamoDbLocal].into_iter().filter(|on| *on != different), test).await;
+}
+
+async fn on<F: Future<Output = ()>>(which: impl IntoIterator<Item = On>, test: impl Fn(Arc<dyn Table>) -> F) {
     let emulator = Emulator::start().await;
-    test(Arc::new(emulator.table.clone())).await;
+    let mut failed = Vec::new();
+    for on in which {
+        let table: Arc<dyn Table> = match on {
+            On::Model => Arc::new(MemoryTable::new()),
+            On::Dynoxide => Arc::new(emulator.table.clone()),
+            On::DynamoDbLocal => Arc::new(dynamodb_local::table().await),
+        };
+        if AssertUnwindSafe(test(table)).catch_unwind().await.is_err() {
+            failed.push(on);
+        }
+    }
+    assert!(failed.is_empty(), "failed on {failed:?}");
 }
 
 /// What a [`Faulty`] table does around a call.

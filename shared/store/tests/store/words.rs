@@ -1,15 +1,17 @@
 //! The rows in the clear: rooms, standing, parked things, the deployment's id.
 
+use std::collections::BTreeMap;
+
 use alloy_primitives::B256;
 use futures::future::join_all;
 use usher_domain::{GroupId, InboxId, Incarnation};
 use usher_store::{
-    RoomRecord, RoomState, Standing, Table,
+    ActiveRoom, RoomRecord, RoomState, Standing, Table,
     parked::{EXCERPT_BYTES_MAX, ParkedId},
     standing::{Link, Mark, Marked, Waiting},
 };
 
-use crate::support::{ALICE, BOB, CHAIN, NOW_MS, Seeded, TestClock, event, incarnation, mint, on_both, store};
+use crate::support::{ALICE, BOB, CHAIN, NOW_MS, Seeded, TestClock, event, incarnation, mint, on_each, store};
 
 fn inbox(byte: u8) -> InboxId {
     hex::encode([byte; 32]).parse().unwrap()
@@ -17,7 +19,7 @@ fn inbox(byte: u8) -> InboxId {
 
 #[tokio::test]
 async fn an_event_has_its_rooms_in_order() {
-    on_both(async |table| {
+    on_each(async |table| {
         let store = store(table);
         assert_eq!(store.event(&event(0)).await.unwrap(), None);
         store.record(&[mint()]).await;
@@ -29,6 +31,8 @@ async fn an_event_has_its_rooms_in_order() {
             succeeds: (number == 2).then_some(GroupId([19; 16])),
             seen: u64::from(number) * 100,
             unexplained_removals: 0,
+            repaired_ms: BTreeMap::new(),
+            healing: None,
         };
         let rooms = [
             room(1, RoomState::Lost { reason: "ejected".into() }),
@@ -39,13 +43,25 @@ async fn an_event_has_its_rooms_in_order() {
         store.table().transact(&writes).await.unwrap();
         let record = store.event(&event(0)).await.unwrap().unwrap();
         assert_eq!((record.rooms.as_slice(), record.generation), (rooms.as_slice(), 1));
+
+        // The clock finds those that are kept in step, and they are no due events.
+        let active = |room: &RoomRecord| ActiveRoom { group: room.group, event: event(0), seen: room.seen };
+        let found = |rooms: Vec<ActiveRoom>| rooms.into_iter().map(|room| (room.group, room)).collect();
+        let wanted: BTreeMap<_, _> = found(rooms[1..].iter().map(active).collect());
+        assert_eq!(found(store.active_rooms(10).await.unwrap()), wanted);
+        assert_eq!(store.active_rooms(1).await.unwrap().len(), 1);
+        assert_eq!(store.due(NOW_MS, 10).await.unwrap().len(), 1);
+        let (seen, lost) = (RoomRecord { seen: 7000, ..rooms[1].clone() }, RoomState::Lost { reason: "torn".into() });
+        let lost = RoomRecord { state: lost, ..rooms[2].clone() };
+        store.table().transact(&[seen.write(), lost.write()]).await.unwrap();
+        assert_eq!(store.active_rooms(10).await.unwrap(), [active(&seen)]);
     })
     .await;
 }
 
 #[tokio::test]
 async fn standing_is_read_as_written_and_belongs_to_one_incarnation() {
-    on_both(async |table| {
+    on_each(async |table| {
         let store = store(table);
         let (mine, other) = (incarnation(), Incarnation { creator: BOB, ..incarnation() });
         assert_eq!(store.standing(&mine).await.unwrap(), Standing::default());
@@ -76,7 +92,7 @@ async fn standing_is_read_as_written_and_belongs_to_one_incarnation() {
 
 #[tokio::test]
 async fn things_are_parked_once_with_their_first_reason() {
-    on_both(async |table| {
+    on_each(async |table| {
         let store = store(table);
         let named = |block_hash, retracted| ParkedId::Log {
             chain: CHAIN,
@@ -111,7 +127,7 @@ async fn things_are_parked_once_with_their_first_reason() {
 
 #[tokio::test]
 async fn a_deployment_draws_its_id_once() {
-    on_both(async |table| {
+    on_each(async |table| {
         let stores: Vec<_> = (0..8)
             .map(|seed| usher_store::Store::new(table.clone(), TestClock::at(NOW_MS), Seeded::new(seed)))
             .collect();

@@ -1,6 +1,9 @@
 //! A group: its MLS state, what of it still has to reach the network, and how far its log was read.
 
 mod change;
+#[cfg(feature = "planted-bugs")]
+mod planted;
+mod refusal;
 pub(crate) mod validate;
 mod walk;
 
@@ -45,6 +48,8 @@ pub enum Lost {
     RolledBack,
     /// Somebody removed us.
     Ejected,
+    /// Members go on in the epoch before a commit of ours: we have split off from them.
+    Refused,
     /// Members took a commit that openmls refuses: for us the group has ended.
     Unfollowable(String),
 }
@@ -54,6 +59,7 @@ impl fmt::Display for Lost {
         match self {
             Self::RolledBack => f.write_str("rolled back"),
             Self::Ejected => f.write_str("ejected"),
+            Self::Refused => f.write_str("refused"),
             Self::Unfollowable(reason) => write!(f, "unfollowable: {reason}"),
         }
     }
@@ -65,6 +71,7 @@ impl Lost {
             "" => None,
             "rolled back" => Some(Self::RolledBack),
             "ejected" => Some(Self::Ejected),
+            "refused" => Some(Self::Refused),
             other => Some(Self::Unfollowable(other.strip_prefix("unfollowable: ").unwrap_or(other).to_owned())),
         }
     }
@@ -124,8 +131,9 @@ pub struct Group {
     pub(crate) welcomes: Vec<state::Welcome>,
     leaving: BTreeSet<InboxId>,
     damaged: BTreeSet<InboxId>,
-    pub(crate) stranded: BTreeSet<InboxId>,
+    pub(crate) stranded: BTreeSet<(InboxId, InstallationId)>,
     sent: Vec<[u8; 32]>,
+    trials: refusal::Trials,
     lost: Option<Lost>,
     added_by: Option<InboxId>,
 }
@@ -187,6 +195,7 @@ impl Group {
             damaged: BTreeSet::new(),
             stranded: BTreeSet::new(),
             sent: Vec::new(),
+            trials: refusal::Trials::default(),
             lost: None,
             added_by: None,
         }
@@ -246,8 +255,8 @@ impl Group {
 
     /// Inboxes that cannot see the group although they have leaves: an installation had replaced its key package before
     /// its welcome went out. Adding the same installations again heals that.
-    pub fn stranded(&self) -> &BTreeSet<InboxId> {
-        &self.stranded
+    pub fn stranded(&self) -> BTreeSet<InboxId> {
+        self.stranded.iter().map(|(inbox, _)| inbox.clone()).collect()
     }
 
     pub(crate) fn extensions(&self) -> GroupExtensions {
@@ -319,8 +328,9 @@ impl Group {
             welcomes: self.welcomes.clone(),
             leaving: inboxes(&self.leaving),
             damaged: inboxes(&self.damaged),
-            stranded: inboxes(&self.stranded),
+            stranded: self.stranded.iter().map(stranded).collect(),
             sent: self.sent.iter().map(|digest| digest.to_vec()).collect(),
+            trials: self.trials.encode(),
             lost: self.lost.as_ref().map(ToString::to_string).unwrap_or_default(),
             added_by: self.added_by.as_ref().map(ToString::to_string).unwrap_or_default(),
         };
@@ -347,8 +357,13 @@ impl Group {
         decoded.welcomes = group.welcomes;
         decoded.leaving = inboxes(group.leaving)?;
         decoded.damaged = inboxes(group.damaged)?;
-        decoded.stranded = inboxes(group.stranded)?;
+        let stranded = |it: state::Stranded| -> Result<_, GroupError> {
+            let inbox = it.inbox_id.parse().map_err(|_| malformed("an inbox id"))?;
+            Ok((inbox, it.installation.as_slice().try_into().map_err(|_| malformed("an installation id"))?))
+        };
+        decoded.stranded = group.stranded.into_iter().map(stranded).collect::<Result<_, _>>()?;
         decoded.sent = group.sent.into_iter().map(digest).collect::<Result<_, _>>()?;
+        decoded.trials = refusal::Trials::decode(group.trials)?;
         decoded.lost = Lost::parse(&group.lost);
         decoded.added_by = group.added_by.parse().ok();
         Ok(decoded)
@@ -362,6 +377,10 @@ impl Group {
         use openmls_traits::OpenMlsProvider;
         Ok(MlsGroup::load(provider.storage(), &openmls::group::GroupId::from_slice(&id.0))?)
     }
+}
+
+fn stranded((inbox, installation): &(InboxId, InstallationId)) -> state::Stranded {
+    state::Stranded { inbox_id: inbox.to_string(), installation: installation.as_bytes().to_vec() }
 }
 
 /// How we take part in groups we join: as libxmtp does.

@@ -145,6 +145,14 @@ impl CommitView {
         }
     }
 
+    pub(crate) fn actor_installation(&self) -> InstallationId {
+        self.actor.installation
+    }
+
+    pub(crate) fn added_installations(&self) -> impl Iterator<Item = InstallationId> {
+        self.added.iter().map(|leaf| leaf.installation)
+    }
+
     fn leaves_after(&self) -> BTreeSet<Leaf> {
         let mut leaves: BTreeSet<Leaf> = self.leaves_before.clone();
         for leaf in &self.removed {

@@ -39,6 +39,18 @@ pub enum Event {
     },
 }
 
+impl Event {
+    /// The id of the message that it tells of.
+    pub fn id(&self) -> Option<u64> {
+        match self {
+            Self::Received(received) => Some(received.id),
+            Self::Committed(committed) => Some(committed.id),
+            Self::Skipped { id, .. } => Some(*id),
+            Self::Superseded => None,
+        }
+    }
+}
+
 /// A member's message.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Received {
@@ -173,7 +185,7 @@ impl Group {
     }
 
     /// A message that this state sent. If it is the stored commit and its epoch is still current, it counts.
-    async fn meet_own(
+    pub(super) async fn meet_own(
         &mut self,
         message: &GroupMessage,
         network: &dyn Network,
@@ -235,6 +247,7 @@ impl Group {
                 let Some((sender, installation)) = self.sender(&sender, &credential) else {
                     return skipped("its sender is no member any more".to_owned());
                 };
+                self.hear(account, &sender, installation, epoch, message.created_ns);
                 let content = match content::decode(&application.into_bytes()) {
                     Ok(content) => content,
                     Err(error) => return skipped(error.to_string()),
@@ -303,11 +316,15 @@ impl Group {
     /// What a merged commit leaves to remember.
     fn committed(&mut self, message: &GroupMessage, view: &CommitView, identities: &Identities, own: bool) -> Event {
         let change = view.summary(&self.leaving);
+        self.try_commit(view, own);
         let members = self.membership().members;
         self.damaged.retain(|inbox| members.contains_key(inbox) && !view.inboxes_to_verify().contains(inbox));
         self.damaged.extend(view.damage(identities));
         self.leaving.retain(|inbox| members.contains_key(inbox));
-        self.stranded.retain(|inbox| members.contains_key(inbox));
+        let seated = self.members();
+        self.stranded.retain(|(inbox, installation)| {
+            seated.get(inbox).is_some_and(|member| member.installations.contains(installation))
+        });
         let Roles { admin, super_admin } = view.actor_roles();
         Event::Committed(Committed {
             id: message.id,

@@ -1,0 +1,43 @@
+//! KMS as a process meets it.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use usher_store::{
+    DataKeys, FileDataKeys, Owner,
+    keys::{DataKey, KeyError, Plain},
+};
+
+use crate::{faults::Fault, process::Process};
+
+pub(crate) struct SimKeys {
+    pub(crate) keys: Arc<FileDataKeys>,
+    pub(crate) process: Arc<Process>,
+}
+
+impl SimKeys {
+    async fn call<R>(
+        &self,
+        port: &'static str,
+        effect: impl Future<Output = Result<R, KeyError>>,
+    ) -> Result<R, KeyError> {
+        self.process.before(port).await;
+        if self.process.meets(Fault::Unanswered, port) {
+            return Err(KeyError::Unavailable(Arc::new(std::io::Error::other("simulated"))));
+        }
+        let key = effect.await;
+        self.process.after(port).await;
+        key
+    }
+}
+
+#[async_trait]
+impl DataKeys for SimKeys {
+    async fn generate(&self, owner: &Owner) -> Result<DataKey, KeyError> {
+        self.call("generate_data_key", self.keys.generate(owner)).await
+    }
+
+    async fn unwrap(&self, owner: &Owner, wrapped: &[u8]) -> Result<Plain, KeyError> {
+        self.call("unwrap_data_key", self.keys.unwrap(owner, wrapped)).await
+    }
+}

@@ -1,0 +1,77 @@
+//! Runs many seeds, and prints the first that fails with what happened in it.
+
+use std::{
+    process::ExitCode,
+    sync::{
+        Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
+    thread,
+};
+
+use clap::Parser;
+use usher_simulation::{Tally, run};
+
+/// Interleaves whole invocations at every port call, with everything that can go wrong.
+#[derive(Debug, Parser)]
+struct Arguments {
+    /// How many seeds to run
+    #[arg(long, default_value_t = 100)]
+    seeds: u64,
+    /// The first seed
+    #[arg(long, default_value_t = 0)]
+    start: u64,
+    /// Print what happens in each run
+    #[arg(long)]
+    trace: bool,
+    /// Go on after a seed that fails
+    #[arg(long)]
+    all: bool,
+}
+
+#[expect(clippy::print_stdout, reason = "a command")]
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    if std::env::var_os("RUST_LOG").is_some() {
+        tracing_subscriber::fmt().with_env_filter(tracing_subscriber::EnvFilter::from_default_env()).init();
+    }
+    let next = AtomicU64::new(arguments.start);
+    let end = arguments.start + arguments.seeds;
+    let total = Mutex::new(Tally::default());
+    let failed = Mutex::new(Vec::new());
+    let threads = thread::available_parallelism().map_or(1, usize::from);
+    thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|| {
+                loop {
+                    let seed = next.fetch_add(1, Ordering::Relaxed);
+                    if seed >= end || (!arguments.all && !failed.lock().expect("no panic").is_empty()) {
+                        return;
+                    }
+                    let outcome = run(seed, arguments.trace);
+                    if arguments.trace {
+                        println!("seed {seed}\n{}", outcome.trace.join("\n"));
+                    }
+                    total.lock().expect("no panic").add(&outcome.tally);
+                    if let Some(broken) = outcome.broken {
+                        println!("seed {seed}: {broken}");
+                        failed.lock().expect("no panic").push(seed);
+                    }
+                }
+            });
+        }
+    });
+    let total = total.into_inner().expect("no panic");
+    for ((fault, port), count) in &total.faults {
+        println!("{count:>8}  {fault} {port}");
+    }
+    for (event, count) in &total.events {
+        println!("{count:>8}  {event}");
+    }
+    let failed = failed.into_inner().expect("no panic");
+    if let Some(seed) = failed.first().filter(|_| !arguments.trace) {
+        println!("seed {seed}, again:\n{}", run(*seed, true).trace.join("\n"));
+    }
+    println!("{} seeds from {}: {} failed {failed:?}", arguments.seeds, arguments.start, failed.len());
+    if failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}

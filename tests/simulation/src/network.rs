@@ -1,0 +1,214 @@
+//! XMTP as usher's processes and the members' clients meet it.
+
+use std::sync::Arc;
+
+use alloy_primitives::Address;
+use async_trait::async_trait;
+use usher_domain::ports::Clock as _;
+use usher_xmtp::{
+    GroupId,
+    identity::{InboxId, InstallationId},
+    network::{FailureKind, GroupMessage, LoggedUpdate, Network, NetworkError, Newest, OutgoingMessage},
+    proto::{associations::IdentityUpdate, mls_api},
+};
+
+use crate::{
+    faults::Fault,
+    node::Node,
+    process::Process,
+    shared::{Shared, pause},
+    watch::Watch,
+};
+
+/// How far behind a replica may be, in entries of all logs.
+const LAG_MAX: u64 = 12;
+
+/// The network of one of usher's processes.
+pub(crate) struct UsherNetwork {
+    pub(crate) node: Arc<Node>,
+    pub(crate) process: Arc<Process>,
+    pub(crate) watch: Arc<Watch>,
+}
+
+impl UsherNetwork {
+    fn failed<R>(method: &'static str, kind: FailureKind) -> Result<R, NetworkError> {
+        Err(NetworkError { method, kind, message: "simulated".to_owned() })
+    }
+
+    async fn call<R>(
+        &self,
+        method: &'static str,
+        effect: impl Future<Output = Result<R, NetworkError>>,
+    ) -> Result<R, NetworkError> {
+        self.process.before(method).await;
+        let down = {
+            let mut state = self.process.shared.lock();
+            let down = state.now_ms < state.node_down_until_ms;
+            if down {
+                state.tally.meet(Fault::Down, method);
+                // A call that waits for its timeout.
+                state.now_ms += 4_000;
+            }
+            down
+        };
+        if down || self.process.meets(Fault::Unanswered, method) {
+            return Self::failed(method, FailureKind::Unknown);
+        }
+        if self.process.meets(Fault::Throttled, method) {
+            return Self::failed(method, FailureKind::RateLimited);
+        }
+        let answer = effect.await;
+        if self.process.meets(Fault::AnswerLost, method) {
+            return Self::failed(method, FailureKind::Unknown);
+        }
+        self.process.after(method).await;
+        answer
+    }
+
+    fn behind(&self, method: &'static str) -> u64 {
+        if self.process.meets(Fault::Stale, method) { self.process.shared.lock().dice.between(1, LAG_MAX) } else { 0 }
+    }
+}
+
+#[async_trait]
+impl Network for UsherNetwork {
+    async fn publish_identity_update(&self, update: IdentityUpdate) -> Result<(), NetworkError> {
+        self.call("publish_identity_update", self.node.publish_identity_update(update)).await
+    }
+
+    async fn identity_updates(&self, after: &[(InboxId, u64)]) -> Result<Vec<Vec<LoggedUpdate>>, NetworkError> {
+        self.call("identity_updates", async { Ok(self.node.identity_updates(after)) }).await
+    }
+
+    async fn inbox_ids(&self, wallets: &[Address]) -> Result<Vec<Option<InboxId>>, NetworkError> {
+        let behind = self.behind("inbox_ids");
+        self.call("inbox_ids", async { Ok(self.node.inbox_ids(wallets, behind)) }).await
+    }
+
+    async fn verify_smart_wallet_signature(
+        &self,
+        _account_id: &str,
+        _block_number: Option<u64>,
+        _hash: [u8; 32],
+        _signature: &[u8],
+    ) -> Result<bool, NetworkError> {
+        Ok(false)
+    }
+
+    async fn upload_key_package(&self, key_package: Vec<u8>) -> Result<(), NetworkError> {
+        self.call("upload_key_package", async { self.node.upload_key_package(key_package) }).await
+    }
+
+    async fn key_packages(&self, installations: &[InstallationId]) -> Result<Vec<Option<Vec<u8>>>, NetworkError> {
+        self.call("key_packages", async { Ok(self.node.key_packages(installations)) }).await
+    }
+
+    async fn send_group_messages(&self, messages: Vec<OutgoingMessage>) -> Result<(), NetworkError> {
+        self.call("send_group_messages", async {
+            messages.iter().for_each(|message| self.watch.leaves(&self.process, message));
+            self.node.send_group_messages(messages)
+        })
+        .await
+    }
+
+    async fn group_messages(&self, group: GroupId, after: u64) -> Result<Vec<GroupMessage>, NetworkError> {
+        self.call("group_messages", async { Ok(self.node.group_messages(group, after)) }).await
+    }
+
+    async fn newest_group_messages(&self, groups: &[GroupId]) -> Result<Vec<Option<Newest>>, NetworkError> {
+        let behind = self.behind("newest_group_messages");
+        self.call("newest_group_messages", async { Ok(self.node.newest_group_messages(groups, behind)) }).await
+    }
+
+    async fn send_welcomes(&self, welcomes: Vec<mls_api::WelcomeMessageInput>) -> Result<(), NetworkError> {
+        self.call("send_welcomes", async {
+            self.node.send_welcomes(welcomes);
+            Ok(())
+        })
+        .await
+    }
+
+    async fn welcomes(&self, installation: [u8; 32], after: u64) -> Result<Vec<mls_api::WelcomeMessage>, NetworkError> {
+        self.call("welcomes", async { Ok(self.node.welcomes(installation, after)) }).await
+    }
+}
+
+/// The network of a member's client: it works, but others may come between two calls.
+pub(crate) struct MemberNetwork {
+    pub(crate) node: Arc<Node>,
+    pub(crate) shared: Arc<Shared>,
+}
+
+impl MemberNetwork {
+    async fn turn(&self) {
+        pause().await;
+        // A client of ours is down as long as the node is: it tries again until that answers.
+        while self.shared.now_ms() < self.shared.lock().node_down_until_ms {
+            pause().await;
+        }
+    }
+}
+
+#[async_trait]
+impl Network for MemberNetwork {
+    async fn publish_identity_update(&self, update: IdentityUpdate) -> Result<(), NetworkError> {
+        self.turn().await;
+        self.node.publish_identity_update(update).await
+    }
+
+    async fn identity_updates(&self, after: &[(InboxId, u64)]) -> Result<Vec<Vec<LoggedUpdate>>, NetworkError> {
+        self.turn().await;
+        Ok(self.node.identity_updates(after))
+    }
+
+    async fn inbox_ids(&self, wallets: &[Address]) -> Result<Vec<Option<InboxId>>, NetworkError> {
+        self.turn().await;
+        Ok(self.node.inbox_ids(wallets, 0))
+    }
+
+    async fn verify_smart_wallet_signature(
+        &self,
+        _account_id: &str,
+        _block_number: Option<u64>,
+        _hash: [u8; 32],
+        _signature: &[u8],
+    ) -> Result<bool, NetworkError> {
+        Ok(false)
+    }
+
+    async fn upload_key_package(&self, key_package: Vec<u8>) -> Result<(), NetworkError> {
+        self.turn().await;
+        self.node.upload_key_package(key_package)
+    }
+
+    async fn key_packages(&self, installations: &[InstallationId]) -> Result<Vec<Option<Vec<u8>>>, NetworkError> {
+        self.turn().await;
+        Ok(self.node.key_packages(installations))
+    }
+
+    async fn send_group_messages(&self, messages: Vec<OutgoingMessage>) -> Result<(), NetworkError> {
+        self.turn().await;
+        self.node.send_group_messages(messages)
+    }
+
+    async fn group_messages(&self, group: GroupId, after: u64) -> Result<Vec<GroupMessage>, NetworkError> {
+        self.turn().await;
+        Ok(self.node.group_messages(group, after))
+    }
+
+    async fn newest_group_messages(&self, groups: &[GroupId]) -> Result<Vec<Option<Newest>>, NetworkError> {
+        self.turn().await;
+        Ok(self.node.newest_group_messages(groups, 0))
+    }
+
+    async fn send_welcomes(&self, welcomes: Vec<mls_api::WelcomeMessageInput>) -> Result<(), NetworkError> {
+        self.turn().await;
+        self.node.send_welcomes(welcomes);
+        Ok(())
+    }
+
+    async fn welcomes(&self, installation: [u8; 32], after: u64) -> Result<Vec<mls_api::WelcomeMessage>, NetworkError> {
+        self.turn().await;
+        Ok(self.node.welcomes(installation, after))
+    }
+}

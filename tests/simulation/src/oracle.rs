@@ -1,0 +1,214 @@
+//! What should be once faults have stopped: who sits where, and who reads what.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use usher_store::{Owner, RoomState};
+use usher_xmtp::{Group, GroupId, group::Event};
+
+use crate::{
+    people::{Deed, Mark},
+    world::World,
+};
+
+/// Whether somebody should be in a room.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Should {
+    BeIn,
+    BeOut,
+    /// It depends on what usher heard first.
+    Either,
+}
+
+/// One room and who should be in it.
+struct Expected {
+    room: GroupId,
+    people: BTreeMap<usize, Should>,
+}
+
+async fn expected(world: &World, wrong: &mut Vec<String>) -> Vec<Expected> {
+    let state = world.chain.state();
+    let rooms = world.rooms().await;
+    let mut all = Vec::new();
+    for (mint, it) in world.chain.mints.iter().enumerate() {
+        let live = state.minted.get(&it.event.id.to::<u64>()) == Some(&mint);
+        let hash = world.chain.hash_of_mint(mint);
+        let of_mint: Vec<_> = rooms
+            .iter()
+            .filter(|room| room.incarnation.creator == it.event.creator && room.incarnation.event == it.event.key())
+            .collect();
+        let active: Vec<_> = of_mint.iter().filter(|room| room.state == RoomState::Active).collect();
+        if of_mint.iter().any(|room| room.state != RoomState::Active) {
+            wrong.push(format!("a room of mint {mint} is lost"));
+        }
+        let current = active.iter().filter(|room| live && Some(room.incarnation.transaction) == hash);
+        if live && current.count() != 1 {
+            wrong.push(format!("mint {mint} has {} rooms", active.len()));
+        }
+        for room in active {
+            let group = GroupId(room.group.0);
+            let counts = live && Some(room.incarnation.transaction) == hash;
+            let people = world.people.all.lock().expect("no panic").len();
+            let should = |who| (who, if counts { should(world, &state, mint, group, who) } else { Should::BeOut });
+            all.push(Expected { room: group, people: (0..people).map(should).collect() });
+        }
+    }
+    all
+}
+
+fn should(world: &World, state: &crate::chain::State, mint: usize, room: GroupId, who: usize) -> Should {
+    let all = world.people.all.lock().expect("no panic");
+    let somebody = &all[who];
+    if somebody.inbox.is_none() {
+        return Should::BeOut;
+    }
+    if somebody.devices.iter().all(|device| device.revoked) {
+        return Should::Either;
+    }
+    let titled = world.chain.mints[mint].creator == who || state.holders(mint).any(|holder| holder == who);
+    let held = world.chain.ever_held.get(&mint).is_some_and(|held| held.contains(&who));
+    let marks = world.people.marks.lock().expect("no panic");
+    let marks = marks.get(&(room, who));
+    let left = marks.is_some_and(|marks| marks.values().any(|mark| *mark == Mark::Left));
+    let by_admin = marks.and_then(|marks| marks.values().rfind(|mark| **mark != Mark::Left).copied());
+    match (titled, by_admin) {
+        // A ticket that was held only while the mint stood on another branch is no title, and yet usher may know the
+        // wallet by it.
+        (_, Some(Mark::Removed)) if left => Should::Either,
+        (_, Some(Mark::Removed)) => Should::BeOut,
+        (true, _) if left => Should::Either,
+        (true, _) => Should::BeIn,
+        (false, Some(Mark::Added)) if held || left => Should::Either,
+        (false, Some(Mark::Added)) => Should::BeIn,
+        (false, _) => Should::BeOut,
+    }
+}
+
+/// What is not yet as it should be.
+pub(crate) async fn wrong(world: &World) -> Vec<String> {
+    let mut wrong = Vec::new();
+    for event in world.store.events().await.expect("memory answers") {
+        let Some(record) = world.store.event(&event).await.expect("readable") else { continue };
+        if record.held.is_some() || record.converged_generation != Some(record.generation) || record.replaying {
+            wrong.push(format!("event {} is not at rest", event.event_id));
+        }
+    }
+    for Expected { room, people } in expected(world, &mut wrong).await {
+        let stored = world.snapshots.load(&Owner::Room(usher_domain::GroupId(room.0))).await;
+        let Some(stored) = stored.expect("readable") else {
+            wrong.push(format!("room {room} has no snapshot"));
+            continue;
+        };
+        let group = Group::decode(&stored.plaintext).expect("readable");
+        let members = group.members();
+        let all = world.people.all.lock().expect("no panic");
+        let known: BTreeSet<_> = all.iter().filter_map(|it| it.inbox.clone()).chain([world.usher.clone()]).collect();
+        if let Some(stranger) = members.keys().find(|inbox| !known.contains(*inbox)) {
+            wrong.push(format!("stranger {stranger} is in room {room}"));
+        }
+        for (who, should) in people {
+            let inside = all[who].inbox.as_ref().is_some_and(|inbox| members.contains_key(inbox));
+            match should {
+                Should::BeIn if !inside => wrong.push(format!("person {who} is missing in room {room}")),
+                Should::BeOut if inside => wrong.push(format!("person {who} is in room {room}")),
+                _ => {}
+            }
+            let member = all[who].inbox.as_ref().filter(|_| should == Should::BeIn).and_then(|it| members.get(it));
+            let Some(member) = member else { continue };
+            for (number, device) in all[who].devices.iter().enumerate().filter(|(_, it)| !it.revoked) {
+                let installation = device.client.as_ref().and_then(|client| client.installation().ok());
+                if !installation.is_some_and(|it| member.installations.contains(&it)) {
+                    wrong.push(format!("device {who}.{number} is missing in room {room}"));
+                }
+            }
+            if all[who].inbox.as_ref().is_some_and(|inbox| group.stranded().contains(inbox)) {
+                wrong.push(format!("person {who} cannot see room {room}"));
+            }
+        }
+        if group.has_welcomes() || group.has_pending_commit() {
+            wrong.push(format!("room {room} has something left to send"));
+        }
+    }
+    wrong
+}
+
+const WORDS: &str = "hello";
+
+/// Somebody speaks in each room: who should be in hears it, and nobody else.
+pub(crate) async fn read(world: &mut World) {
+    let devices: Vec<(usize, usize)> = {
+        let all = world.people.all.lock().expect("no panic");
+        let of = |(who, it): (usize, &crate::people::Somebody)| {
+            let devices = it.devices.iter().enumerate().filter(|(_, device)| !device.revoked);
+            devices.map(move |(device, _)| (who, device)).collect::<Vec<_>>()
+        };
+        all.iter().enumerate().flat_map(of).collect()
+    };
+    for (who, device) in &devices {
+        world.now(*who, *device, None, Deed::Sync);
+    }
+    for Expected { room, people } in expected(world, &mut Vec::new()).await {
+        let inside = |who: &usize| people[who] == Should::BeIn;
+        let Some((speaker, device)) = devices.iter().find(|(who, _)| inside(who)).copied() else { continue };
+        let heard_before = heard(world, &devices, room);
+        world.now(speaker, device, Some(room), Deed::Say);
+        for (who, device) in &devices {
+            world.now(*who, *device, None, Deed::Sync);
+        }
+        let heard_after = heard(world, &devices, room);
+        show(world, &devices, room);
+        for (who, device) in &devices {
+            if (*who, *device) == (speaker, 0) && device == &0 && *who == speaker {
+                continue;
+            }
+            let hears = heard_after[&(*who, *device)] > heard_before[&(*who, *device)];
+            if *who == speaker && *device == 0 {
+                continue;
+            }
+            match people[who] {
+                Should::BeIn if !hears && (*who, *device) != (speaker, device_of(&devices, speaker)) => {
+                    world.shared.broken(format!("person {who}.{device} belongs to room {room} and hears nothing"));
+                }
+                Should::BeOut if hears => {
+                    world.shared.broken(format!("person {who}.{device} was put out of room {room} and hears"));
+                }
+                _ => {}
+            }
+        }
+    }
+}
+
+/// How everybody sees a room, for the trace.
+fn show(world: &World, devices: &[(usize, usize)], room: GroupId) {
+    let all = world.people.all.lock().expect("no panic");
+    for (who, device) in devices {
+        let Some(client) = all[*who].devices[*device].client.as_ref() else { continue };
+        let view = match client.group(room) {
+            Ok(group) => format!("epoch {}, cursor {}, {:?}", group.epoch(), group.cursor().latest(), group.lost()),
+            Err(error) => error.to_string(),
+        };
+        let last: Vec<_> = client.events(room).iter().rev().take(6).map(event).collect();
+        world.shared.trace(|| format!("{who}.{device}: {view}; {}; {:?}", last.join(" < "), client.dropped()));
+    }
+}
+
+fn event(event: &Event) -> String {
+    match event {
+        Event::Received(received) => format!("{} received", received.id),
+        Event::Committed(committed) => format!("{} leads to epoch {}", committed.id, committed.epoch),
+        Event::Superseded => "superseded".to_owned(),
+        Event::Skipped { id, reason } => format!("{id} skipped: {reason}"),
+    }
+}
+
+fn device_of(devices: &[(usize, usize)], who: usize) -> usize {
+    devices.iter().find(|(it, _)| *it == who).map_or(0, |(_, device)| *device)
+}
+
+fn heard(world: &World, devices: &[(usize, usize)], room: GroupId) -> BTreeMap<(usize, usize), usize> {
+    let all = world.people.all.lock().expect("no panic");
+    let texts = |(who, device): &(usize, usize)| {
+        let client = all[*who].devices[*device].client.as_ref();
+        ((*who, *device), client.map_or(0, |client| client.texts(room).iter().filter(|text| *text == WORDS).count()))
+    };
+    devices.iter().map(texts).collect()
+}

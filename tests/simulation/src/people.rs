@@ -1,0 +1,233 @@
+//! The people: members of real MLS groups, with devices, wishes and faults of their own.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{Arc, Mutex},
+};
+
+use usher_localnet::person::{Person, PersonError};
+use usher_xmtp::{GroupId, Wrapping, group::Event, identity::InboxId};
+
+use crate::{network::MemberNetwork, node::Node, shared::Shared};
+
+/// What an admin did to an inbox in a room, by the id of his commit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Mark {
+    Removed,
+    Added,
+    /// It asked to leave; not a commit's doing.
+    Left,
+}
+
+/// One device of a person; empty while its client is at work.
+#[derive(Debug)]
+pub(crate) struct Device {
+    pub(crate) client: Option<Person>,
+    /// It serves a key package that nobody can use.
+    pub(crate) spoiled: bool,
+    pub(crate) revoked: bool,
+    /// How many of its events were looked at, by group.
+    looked: BTreeMap<GroupId, usize>,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Somebody {
+    pub(crate) key: [u8; 32],
+    pub(crate) devices: Vec<Device>,
+    pub(crate) inbox: Option<InboxId>,
+}
+
+/// Everybody.
+pub(crate) struct People {
+    shared: Arc<Shared>,
+    node: Arc<Node>,
+    pub(crate) all: Mutex<Vec<Somebody>>,
+    /// Which commit led to an epoch, as members see it.
+    commits: Mutex<BTreeMap<(GroupId, u64), u64>>,
+    /// What befell whom, in the order of the log.
+    pub(crate) marks: Mutex<BTreeMap<(GroupId, usize), BTreeMap<u64, Mark>>>,
+}
+
+/// What somebody does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Deed {
+    /// Gets a first or another device.
+    Register,
+    Sync,
+    Say,
+    UpdateKeys,
+    Leave,
+    RotateKeyPackage,
+    /// Uploads junk as his key package.
+    SpoilKeyPackage,
+    /// Uploads a good one again.
+    MendKeyPackage,
+    Forge,
+    /// The creator lets somebody in.
+    Add(usize),
+    /// The creator puts somebody out.
+    Remove(usize),
+    /// Gives up another device.
+    Revoke(usize),
+}
+
+impl People {
+    pub(crate) fn new(shared: Arc<Shared>, node: Arc<Node>, count: usize) -> Self {
+        let somebody = |index: usize| Somebody {
+            key: [u8::try_from(index + 1).expect("a few people"); 32],
+            ..Somebody::default()
+        };
+        Self {
+            shared,
+            node,
+            all: Mutex::new((0..count).map(somebody).collect()),
+            commits: Mutex::default(),
+            marks: Mutex::default(),
+        }
+    }
+
+    /// Does something with a person's device; with `Register`, `device` is ignored.
+    pub(crate) async fn act(&self, who: usize, device: usize, room: Option<GroupId>, deed: Deed) {
+        if deed == Deed::Register {
+            return self.register(who).await;
+        }
+        let taken = {
+            let mut all = self.all.lock().expect("no panic");
+            all[who].devices.get_mut(device).and_then(|device| device.client.take())
+        };
+        let Some(mut client) = taken else { return };
+        let done = self.deed(who, device, &mut client, room, deed).await;
+        if let Err(error) = done {
+            self.shared.trace(|| format!("person {who}.{device} {deed:?}: {error}"));
+            self.shared.count("deeds in vain");
+        }
+        self.look(who, device, &client);
+        self.all.lock().expect("no panic")[who].devices[device].client = Some(client);
+    }
+
+    async fn register(&self, who: usize) {
+        let key = self.all.lock().expect("no panic")[who].key;
+        let network = Arc::new(MemberNetwork { node: self.node.clone(), shared: self.shared.clone() });
+        let made = Person::register_on(network, &key, self.shared.clone(), self.shared.clone()).await;
+        match made {
+            Ok(client) => {
+                let mut all = self.all.lock().expect("no panic");
+                all[who].inbox = client.inbox().ok();
+                let device = Device { client: Some(client), spoiled: false, revoked: false, looked: BTreeMap::new() };
+                all[who].devices.push(device);
+            }
+            // Two devices at once make one inbox; the slower one has to try again.
+            Err(error) => self.shared.trace(|| format!("person {who} cannot register: {error}")),
+        }
+    }
+
+    async fn deed(
+        &self,
+        who: usize,
+        device: usize,
+        client: &mut Person,
+        room: Option<GroupId>,
+        deed: Deed,
+    ) -> Result<(), PersonError> {
+        client.sync().await?;
+        let inbox = |other: usize| self.all.lock().expect("no panic")[other].inbox.clone();
+        let set_spoiled = |spoiled: bool| self.all.lock().expect("no panic")[who].devices[device].spoiled = spoiled;
+        match deed {
+            Deed::Register | Deed::Sync => return Ok(()),
+            Deed::RotateKeyPackage | Deed::MendKeyPackage => {
+                client.rotate_key_package(Wrapping::XWing).await?;
+                set_spoiled(false);
+                return Ok(());
+            }
+            Deed::SpoilKeyPackage => {
+                self.node.put_key_package(client.installation()?, b"no key package".to_vec());
+                set_spoiled(true);
+                return Ok(());
+            }
+            Deed::Revoke(other) => {
+                let given_up = {
+                    let mut all = self.all.lock().expect("no panic");
+                    let other = all[who].devices.get_mut(other);
+                    other.and_then(|other| {
+                        other.revoked = true;
+                        other.client.as_ref().and_then(|client| client.installation().ok())
+                    })
+                };
+                let Some(given_up) = given_up else { return Ok(()) };
+                return client.revoke(given_up).await;
+            }
+            _ => {}
+        }
+        let Some(room) = room.filter(|room| client.group(*room).is_ok_and(|group| group.lost().is_none())) else {
+            return Ok(());
+        };
+        match deed {
+            Deed::Say => client.send_text(room, "hello").await,
+            Deed::UpdateKeys => client.update_keys(room).await,
+            Deed::Leave => {
+                client.leave(room).await?;
+                // Where in the log it stands matters little: see the oracle.
+                self.mark(room, who, u64::MAX, Mark::Left);
+                Ok(())
+            }
+            Deed::Forge => client.send_forgery(room).await,
+            Deed::Add(other) => {
+                let Some(inbox) = inbox(other) else { return Ok(()) };
+                client.change_members(room, &BTreeSet::from([inbox]), &BTreeSet::new()).await
+            }
+            Deed::Remove(other) => {
+                let Some(inbox) = inbox(other) else { return Ok(()) };
+                client.change_members(room, &BTreeSet::new(), &BTreeSet::from([inbox])).await
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn mark(&self, room: GroupId, who: usize, commit: u64, mark: Mark) {
+        self.marks.lock().expect("no panic").entry((room, who)).or_default().insert(commit, mark);
+    }
+
+    /// Takes note of what a device has seen: one commit for an epoch, whoever looks.
+    fn look(&self, who: usize, device: usize, client: &Person) {
+        for room in client.groups() {
+            let events = client.events(room);
+            let from = {
+                let mut all = self.all.lock().expect("no panic");
+                let looked = all[who].devices[device].looked.entry(room).or_default();
+                std::mem::replace(looked, events.len())
+            };
+            for event in &events[from.min(events.len())..] {
+                let Event::Committed(committed) = event else { continue };
+                let mut commits = self.commits.lock().expect("no panic");
+                let first = *commits.entry((room, committed.epoch)).or_insert(committed.id);
+                drop(commits);
+                if first != committed.id {
+                    self.shared.broken(format!(
+                        "epoch {} of room {room} was reached by commit {first} and by commit {}",
+                        committed.epoch, committed.id
+                    ));
+                }
+                if committed.actor_is_admin && Some(&committed.actor) == client.inbox().ok().as_ref() {
+                    self.shared.count("an admin's commit");
+                    let named = |inbox: &str| {
+                        let all = self.all.lock().expect("no panic");
+                        all.iter().position(|it| it.inbox.as_ref().is_some_and(|it| it.as_str() == inbox))
+                    };
+                    for inbox in &committed.change.removed_inboxes {
+                        if let Some(other) = named(&inbox.inbox_id) {
+                            self.mark(room, other, committed.id, Mark::Removed);
+                        }
+                    }
+                    for inbox in &committed.change.added_inboxes {
+                        if let Some(other) = named(&inbox.inbox_id) {
+                            self.mark(room, other, committed.id, Mark::Added);
+                        }
+                    }
+                }
+                if !committed.actor_is_admin {
+                    self.shared.count("a member's commit");
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,80 @@
+//! SQS as it may behave: at least once, in any order, again after a crash, and aside after too many attempts.
+
+use std::collections::BTreeMap;
+
+use crate::dice::Dice;
+
+/// A message taken and not deleted is seen again after this long, as in `template.yaml`.
+pub(crate) const VISIBILITY_MS: u64 = 180_000;
+/// How often a message is received before it goes to the dead-letter queue.
+const RECEIVES_MAX: u32 = 5;
+/// Nobody's batch is larger.
+const BATCH_MAX: usize = 10;
+
+#[derive(Debug, Clone)]
+pub(crate) struct Message {
+    pub(crate) body: String,
+    visible_at_ms: u64,
+    receives: u32,
+    /// How many processes died over it.
+    pub(crate) crashes: u32,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Queue {
+    messages: BTreeMap<u64, Message>,
+    pub(crate) dead: Vec<Message>,
+    next: u64,
+}
+
+impl Queue {
+    pub(crate) fn send(&mut self, body: String, visible_at_ms: u64) {
+        self.messages.insert(self.next, Message { body, visible_at_ms, receives: 0, crashes: 0 });
+        self.next += 1;
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.messages.is_empty()
+    }
+
+    pub(crate) fn has_visible(&self, now_ms: u64) -> bool {
+        self.messages.values().any(|message| message.visible_at_ms <= now_ms)
+    }
+
+    pub(crate) fn next_visible_ms(&self) -> Option<u64> {
+        self.messages.values().map(|message| message.visible_at_ms).min()
+    }
+
+    /// A batch, in any order.
+    pub(crate) fn receive(&mut self, now_ms: u64, dice: &mut Dice) -> Vec<(u64, Message)> {
+        let mut visible: Vec<u64> =
+            self.messages.iter().filter(|(_, it)| it.visible_at_ms <= now_ms).map(|(id, _)| *id).collect();
+        dice.shuffle(&mut visible);
+        visible.truncate(dice.below(BATCH_MAX) + 1);
+        let mut batch = Vec::new();
+        for id in visible {
+            let message = self.messages.get_mut(&id).expect("listed above");
+            message.receives += 1;
+            message.visible_at_ms = now_ms + VISIBILITY_MS;
+            if message.receives > RECEIVES_MAX {
+                self.dead.extend(self.messages.remove(&id));
+            } else {
+                batch.push((id, message.clone()));
+            }
+        }
+        batch
+    }
+
+    /// The poller's delete after a successful invocation; `lost` leaves the message to come again.
+    pub(crate) fn delete(&mut self, id: u64, lost: bool) {
+        if !lost {
+            self.messages.remove(&id);
+        }
+    }
+
+    pub(crate) fn crashed(&mut self, id: u64) {
+        if let Some(message) = self.messages.get_mut(&id) {
+            message.crashes += 1;
+        }
+    }
+}
