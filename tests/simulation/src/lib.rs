@@ -22,4 +22,6 @@ mod world;
 
 pub use faults::Fault;
 pub use shared::Tally;
+#[cfg(feature = "planted-bugs")]
+pub use world::run_planted;
 pub use world::{Outcome, run};

@@ -61,24 +61,23 @@ fn should(world: &World, state: &crate::chain::State, mint: usize, room: GroupId
     if somebody.inbox.is_none() {
         return Should::BeOut;
     }
-    if somebody.devices.iter().all(|device| device.revoked) {
-        return Should::Either;
-    }
+    let reachable = somebody.devices.iter().any(|device| !device.revoked && !device.spoiled);
     let titled = world.chain.mints[mint].creator == who || state.holders(mint).any(|holder| holder == who);
     let held = world.chain.ever_held.get(&mint).is_some_and(|held| held.contains(&who));
     let marks = world.people.marks.lock().expect("no panic");
     let marks = marks.get(&(room, who));
     let left = marks.is_some_and(|marks| marks.values().any(|mark| *mark == Mark::Left));
     let by_admin = marks.and_then(|marks| marks.values().rfind(|mark| **mark != Mark::Left).copied());
+    let in_if_reachable = if reachable { Should::BeIn } else { Should::Either };
     match (titled, by_admin) {
         // A ticket that was held only while the mint stood on another branch is no title, and yet usher may know the
         // wallet by it.
         (_, Some(Mark::Removed)) if left => Should::Either,
         (_, Some(Mark::Removed)) => Should::BeOut,
         (true, _) if left => Should::Either,
-        (true, _) => Should::BeIn,
+        (true, _) => in_if_reachable,
         (false, Some(Mark::Added)) if held || left => Should::Either,
-        (false, Some(Mark::Added)) => Should::BeIn,
+        (false, Some(Mark::Added)) => in_if_reachable,
         (false, _) => Should::BeOut,
     }
 }
@@ -114,6 +113,9 @@ pub(crate) async fn wrong(world: &World) -> Vec<String> {
             }
             let member = all[who].inbox.as_ref().filter(|_| should == Should::BeIn).and_then(|it| members.get(it));
             let Some(member) = member else { continue };
+            if !all[who].is_sound() {
+                continue;
+            }
             for (number, device) in all[who].devices.iter().enumerate().filter(|(_, it)| !it.revoked) {
                 let installation = device.client.as_ref().and_then(|client| client.installation().ok());
                 if !installation.is_some_and(|it| member.installations.contains(&it)) {
@@ -147,25 +149,23 @@ pub(crate) async fn read(world: &mut World) {
         world.now(*who, *device, None, Deed::Sync);
     }
     for Expected { room, people } in expected(world, &mut Vec::new()).await {
-        let inside = |who: &usize| people[who] == Should::BeIn;
-        let Some((speaker, device)) = devices.iter().find(|(who, _)| inside(who)).copied() else { continue };
+        let sound: Vec<bool> = world.people.all.lock().expect("no panic").iter().map(|it| it.is_sound()).collect();
+        let inside = |who: &usize| people[who] == Should::BeIn && sound[*who];
+        let Some((speaker, device_of_speaker)) = devices.iter().find(|(who, _)| inside(who)).copied() else { continue };
         let heard_before = heard(world, &devices, room);
-        world.now(speaker, device, Some(room), Deed::Say);
+        world.now(speaker, device_of_speaker, Some(room), Deed::Say);
         for (who, device) in &devices {
             world.now(*who, *device, None, Deed::Sync);
         }
         let heard_after = heard(world, &devices, room);
         show(world, &devices, room);
         for (who, device) in &devices {
-            if (*who, *device) == (speaker, 0) && device == &0 && *who == speaker {
+            if (*who, *device) == (speaker, device_of_speaker) {
                 continue;
             }
             let hears = heard_after[&(*who, *device)] > heard_before[&(*who, *device)];
-            if *who == speaker && *device == 0 {
-                continue;
-            }
             match people[who] {
-                Should::BeIn if !hears && (*who, *device) != (speaker, device_of(&devices, speaker)) => {
+                Should::BeIn if !hears && sound[*who] => {
                     world.shared.broken(format!("person {who}.{device} belongs to room {room} and hears nothing"));
                 }
                 Should::BeOut if hears => {
@@ -198,10 +198,6 @@ fn event(event: &Event) -> String {
         Event::Superseded => "superseded".to_owned(),
         Event::Skipped { id, reason } => format!("{id} skipped: {reason}"),
     }
-}
-
-fn device_of(devices: &[(usize, usize)], who: usize) -> usize {
-    devices.iter().find(|(it, _)| *it == who).map_or(0, |(_, device)| *device)
 }
 
 fn heard(world: &World, devices: &[(usize, usize)], room: GroupId) -> BTreeMap<(usize, usize), usize> {

@@ -37,6 +37,13 @@ pub(crate) struct Somebody {
     pub(crate) inbox: Option<InboxId>,
 }
 
+impl Somebody {
+    /// Whether every device that is still his can be added. One that cannot keeps the others from being added again.
+    pub(crate) fn is_sound(&self) -> bool {
+        self.devices.iter().filter(|device| !device.revoked).all(|device| !device.spoiled)
+    }
+}
+
 /// Everybody.
 pub(crate) struct People {
     shared: Arc<Shared>,

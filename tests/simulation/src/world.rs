@@ -653,7 +653,9 @@ impl World {
             devices.collect()
         };
         for (who, device, spoiled) in &devices {
-            self.deed(*who, *device, None, if *spoiled { Deed::MendKeyPackage } else { Deed::Sync });
+            // Some stay out of reach, which must keep nobody else in or out.
+            let mends = *spoiled && self.shared.lock().dice.happens(500);
+            self.deed(*who, *device, None, if mends { Deed::MendKeyPackage } else { Deed::Sync });
         }
         let mut wrong = Vec::new();
         for sweep in 0..SWEEPS_MAX {
@@ -726,4 +728,13 @@ fn block_on<R>(work: impl Future<Output = R>) -> R {
             return result;
         }
     }
+}
+
+/// Runs one seed with a known mistake in usher.
+#[cfg(feature = "planted-bugs")]
+pub fn run_planted(seed: u64, bug: usher_domain::planted::Bug) -> Outcome {
+    usher_domain::planted::Bug::plant(Some(bug));
+    let outcome = run(seed, false);
+    usher_domain::planted::Bug::plant(None);
+    outcome
 }

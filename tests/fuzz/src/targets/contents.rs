@@ -1,6 +1,6 @@
 //! Application data of members, after MLS has decrypted it.
 
-use std::io::Write as _;
+use std::{io::Write as _, sync::OnceLock};
 
 use flate2::{Compression, write::ZlibEncoder};
 use prost::Message as _;
@@ -21,6 +21,11 @@ fn run(data: &[u8]) {
 
 /// A text, a leave request, text that decompresses to far more than is read, and what is no envelope of a chat.
 pub(crate) fn seeds() -> Vec<Vec<u8>> {
+    static SEEDS: OnceLock<Vec<Vec<u8>>> = OnceLock::new();
+    SEEDS.get_or_init(make_seeds).clone()
+}
+
+fn make_seeds() -> Vec<Vec<u8>> {
     let mut bomb = ZlibEncoder::new(Vec::new(), Compression::best());
     bomb.write_all(&vec![b'a'; 64 << 20]).expect("memory takes it");
     let bomb = EncodedContent {
