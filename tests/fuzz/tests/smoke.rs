@@ -1,7 +1,8 @@
 //! Each target on its seeds and on varied inputs: no panic, no hang, no flood of memory.
 //!
 //! `USHER_FUZZ_ITERATIONS` says how many varied inputs each target takes, `USHER_FUZZ_SEED` from which number they are
-//! made, and `USHER_FUZZ_INPUT` names a file to take instead of all that.
+//! made, and `USHER_FUZZ_INPUT` names a file to take instead of all that. `USHER_FUZZ_CORPUS` names a folder: then
+//! nothing is run, and the seeds are written there for libFuzzer to begin with.
 
 use std::{
     env, fs,
@@ -82,6 +83,9 @@ fn run_all(target: &Target, at_hand: &AtHand) {
         return run_one(target, fs::read(&path).expect("the input can be read"), at_hand);
     }
     let seeds = (target.seeds)();
+    if let Some(corpus) = env::var_os("USHER_FUZZ_CORPUS") {
+        return write_corpus(&Path::new(&corpus).join(target.name), &seeds);
+    }
     for seed in &seeds {
         run_one(target, seed.clone(), at_hand);
     }
@@ -123,6 +127,13 @@ fn run_one(target: &Target, input: Vec<u8>, at_hand: &AtHand) {
         keep(target.name, &input).display()
     );
     *locked(at_hand) = None;
+}
+
+fn write_corpus(folder: &Path, seeds: &[Vec<u8>]) {
+    fs::create_dir_all(folder).expect("the corpus folder can be made");
+    for (number, seed) in seeds.iter().enumerate() {
+        fs::write(folder.join(format!("seed-{number}")), seed).expect("a seed can be written");
+    }
 }
 
 /// Writes an input down, to be run again.

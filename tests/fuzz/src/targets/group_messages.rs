@@ -13,7 +13,7 @@ use crate::{
 };
 
 /// Puts up to four hostile messages into the log; the room must live.
-pub const TARGET: Target = Target { name: "group_messages", run, seeds, smoke: 60 };
+pub const TARGET: Target = Target { name: "group_messages", run, seeds, smoke: 80 };
 
 fn run(data: &[u8]) {
     let mut room = Room::open();

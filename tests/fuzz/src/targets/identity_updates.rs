@@ -22,7 +22,7 @@ use crate::{
 };
 
 /// A buyer's or a member's log gets hostile entries; others are added all the same.
-pub const TARGET: Target = Target { name: "identity_updates", run, seeds, smoke: 100 };
+pub const TARGET: Target = Target { name: "identity_updates", run, seeds, smoke: 60 };
 
 const EVE: u8 = number::BOB + 5;
 const EVES_SECOND_WALLET: u8 = number::BOB + 6;

@@ -20,7 +20,7 @@ use crate::{
 };
 
 /// One key package of a buyer is hostile: either it is refused, or the room and he can live with it.
-pub const TARGET: Target = Target { name: "key_packages", run, seeds, smoke: 150 };
+pub const TARGET: Target = Target { name: "key_packages", run, seeds, smoke: 80 };
 
 fn run(data: &[u8]) {
     let mut choices = Choices::new(data);

@@ -16,7 +16,7 @@ use crate::{
 };
 
 /// Changes items of two snapshots; each loads as it was saved, or not at all.
-pub const TARGET: Target = Target { name: "snapshots", run, seeds, smoke: 400 };
+pub const TARGET: Target = Target { name: "snapshots", run, seeds, smoke: 800 };
 
 /// Two chunks' worth of state that does not compress.
 const ROOM_BYTES: usize = 500_000;

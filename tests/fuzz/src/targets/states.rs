@@ -15,7 +15,7 @@ use crate::{
 };
 
 /// Decodes states, looks at what was decoded and encodes it again.
-pub const TARGET: Target = Target { name: "states", run, seeds, smoke: 400 };
+pub const TARGET: Target = Target { name: "states", run, seeds, smoke: 1_500 };
 
 /// The field of a room's state that holds what openmls stored. openmls's storage panics on what it has not written
 /// itself, so this much is left as it is.
