@@ -168,3 +168,21 @@ macro_rules! smoke {
 smoke! {
     queue_bodies logs snapshots states key_packages welcomes contents group_messages commits identity_updates
 }
+
+/// Runs something wrong, as a target.
+fn run_wrong(run: fn(&[u8])) {
+    let _one = locked(&ONE_AT_A_TIME);
+    run_one(&Target { name: "wrong", run, seeds: Vec::new, smoke: 0 }, b"input".to_vec(), &AtHand::default());
+}
+
+#[test]
+#[should_panic(expected = "wrong fails on ")]
+fn a_panic_is_a_failure() {
+    run_wrong(|_| panic!("ordered"));
+}
+
+#[test]
+#[should_panic(expected = "bytes on ")]
+fn a_flood_of_memory_is_a_failure() {
+    run_wrong(|_| drop(std::hint::black_box(vec![1_u8; INPUT_BYTES_MAX + 1])));
+}

@@ -6,7 +6,6 @@ use std::{
 };
 
 use sha2::{Digest as _, Sha256};
-use usher_domain::ports::Clock as _;
 use usher_store::{
     Owner, Snapshots,
     memory::MemoryTable,
@@ -175,7 +174,6 @@ impl Watch {
             self.shared.broken(format!("{} sent a message before its state was stored", process.name));
         }
         drop(seen);
-        let now_ms = self.shared.now_ms();
-        self.shared.trace(|| format!("{} publishes a commit at {now_ms}", process.name));
+        self.shared.trace(|| format!("{} publishes a commit", process.name));
     }
 }
