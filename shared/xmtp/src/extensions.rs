@@ -38,14 +38,6 @@ pub enum ExtensionError {
     },
 }
 
-impl ExtensionError {
-    pub(crate) fn extension(&self) -> u16 {
-        match self {
-            Self::Missing(extension) | Self::Malformed { extension, .. } => *extension,
-        }
-    }
-}
-
 fn malformed(extension: u16, reason: impl ToString) -> ExtensionError {
     ExtensionError::Malformed { extension, reason: reason.to_string() }
 }
@@ -138,14 +130,31 @@ pub(crate) struct GroupExtensions {
 
 impl GroupExtensions {
     pub(crate) fn parse(extensions: &Extensions<GroupContext>) -> Result<Self, ExtensionError> {
-        let bytes = |kind: u16| -> Result<&[u8], ExtensionError> {
-            extensions.unknown(kind).map(|extension| extension.0.as_slice()).ok_or(ExtensionError::Missing(kind))
+        Self::parse_with(parse_immutable(bytes(extensions, IMMUTABLE_METADATA)?)?, extensions)
+    }
+
+    /// What a commit makes of a group, as members check it: they do not look at the new 0xf000. What is wrong with that
+    /// is told apart.
+    pub(crate) fn parse_committed(
+        &self,
+        extensions: &Extensions<GroupContext>,
+    ) -> Result<(Self, Option<ExtensionError>), ExtensionError> {
+        let (immutable, ruined) = match bytes(extensions, IMMUTABLE_METADATA).and_then(parse_immutable) {
+            Ok(immutable) => (immutable, None),
+            Err(error) => (self.immutable.clone(), Some(error)),
         };
+        Ok((Self::parse_with(immutable, extensions)?, ruined))
+    }
+
+    fn parse_with(
+        immutable: ImmutableMetadata,
+        extensions: &Extensions<GroupContext>,
+    ) -> Result<Self, ExtensionError> {
         Ok(Self {
-            immutable: parse_immutable(bytes(IMMUTABLE_METADATA)?)?,
-            mutable: parse_mutable(bytes(MUTABLE_METADATA)?)?,
-            membership: parse_membership(bytes(MEMBERSHIP)?)?,
-            policies: parse_permissions(bytes(PERMISSIONS)?)?,
+            immutable,
+            mutable: parse_mutable(bytes(extensions, MUTABLE_METADATA)?)?,
+            membership: parse_membership(bytes(extensions, MEMBERSHIP)?)?,
+            policies: parse_permissions(bytes(extensions, PERMISSIONS)?)?,
         })
     }
 
@@ -182,6 +191,10 @@ impl GroupExtensions {
         }
         Ok(new)
     }
+}
+
+fn bytes(extensions: &Extensions<GroupContext>, kind: u16) -> Result<&[u8], ExtensionError> {
+    extensions.unknown(kind).map(|extension| extension.0.as_slice()).ok_or(ExtensionError::Missing(kind))
 }
 
 fn unknown(kind: u16, bytes: Vec<u8>) -> Extension {

@@ -268,8 +268,9 @@ impl Account {
         accept: impl Fn(&Invitation) -> bool,
     ) -> Result<(), WelcomeError> {
         loop {
-            let page = network.welcomes(*self.installation().as_bytes(), self.welcomes.latest()).await?;
-            let last = page.len() < PAGE_SIZE;
+            let after = self.welcomes.latest();
+            let page = network.welcomes(*self.installation().as_bytes(), after).await?;
+            let full = page.len() >= PAGE_SIZE;
             for message in page {
                 let Some(version) = message.version else { continue };
                 let id = match &version {
@@ -283,7 +284,8 @@ impl Account {
                 }
                 self.welcomes.advance(WELCOMES, id);
             }
-            if last {
+            // A page of welcomes of a version that has no id would be read for ever.
+            if !full || self.welcomes.latest() == after {
                 return Ok(());
             }
         }

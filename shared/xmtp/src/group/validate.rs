@@ -100,6 +100,8 @@ pub(crate) struct CommitView {
     pub(crate) actor_inbox: InboxId,
     pub(crate) old: GroupExtensions,
     pub(crate) new: GroupExtensions,
+    /// What is wrong with the new 0xf000. Members accept the commit, and cannot use the group afterwards.
+    pub(crate) ruined: Option<ExtensionError>,
     added: Vec<Leaf>,
     removed: Vec<Leaf>,
     updated: Vec<Leaf>,
@@ -124,11 +126,14 @@ impl CommitView {
         let added = staged.add_proposals().map(|add| Leaf::of(add.add_proposal().key_package().leaf_node()));
         let removed = staged.remove_proposals().map(|remove| leaf(remove.remove_proposal().removed()));
         let updated = staged.update_proposals().map(|update| Leaf::of(update.update_proposal().leaf_node()));
+        let old = GroupExtensions::parse(group.extensions())?;
+        let (new, ruined) = old.parse_committed(staged.group_context().extensions())?;
         Ok(Self {
             actor_inbox: actor.inbox.clone().ok_or(InvalidCommit::Credential)?,
             actor,
-            old: GroupExtensions::parse(group.extensions())?,
-            new: GroupExtensions::parse(staged.group_context().extensions())?,
+            old,
+            new,
+            ruined,
             added: added.collect::<Result<_, _>>()?,
             removed: removed.collect::<Result<_, _>>()?,
             updated: updated.collect::<Result<_, _>>()?,

@@ -8,11 +8,10 @@ use openmls::{
 use sha2::{Digest, Sha256};
 use tls_codec::Deserialize;
 
-use super::{Group, InvalidCommit, Lost, validate::CommitView};
+use super::{Group, Lost, validate::CommitView};
 use crate::{
     Account,
     content::{self, Content},
-    extensions::IMMUTABLE_METADATA,
     identities::{Identities, IdentitiesError},
     identity::{InboxId, InstallationId},
     key_package::credential_inbox,
@@ -106,19 +105,28 @@ impl Group {
         identities: &mut Identities,
         events: &mut Vec<Event>,
     ) -> Result<(), WalkError> {
-        loop {
-            let page = network.group_messages(self.id, self.cursor.latest()).await?;
-            let last = page.len() < PAGE_SIZE;
-            for message in page {
-                if self.lost.is_some() {
-                    return Ok(());
-                }
-                self.receive(&message, account, network, identities, events).await?;
+        while self.sync_page(account, network, identities, events).await? {}
+        Ok(())
+    }
+
+    /// [`Group::sync`] for one page of the log (100 messages): says whether there may be more. Whoever has little time
+    /// stores the group between pages.
+    pub async fn sync_page(
+        &mut self,
+        account: &Account,
+        network: &dyn Network,
+        identities: &mut Identities,
+        events: &mut Vec<Event>,
+    ) -> Result<bool, WalkError> {
+        let page = network.group_messages(self.id, self.cursor.latest()).await?;
+        let full = page.len() >= PAGE_SIZE;
+        for message in page {
+            if self.lost.is_some() {
+                return Ok(false);
             }
-            if last {
-                return Ok(());
-            }
+            self.receive(&message, account, network, identities, events).await?;
         }
+        Ok(full && self.lost.is_none())
     }
 
     /// What the keys at hand open of the messages that follow, without following a single commit: all that somebody
@@ -291,16 +299,15 @@ impl Group {
         };
         let view = match CommitView::new(&self.mls, &staged, sender) {
             Ok(view) => view,
-            Err(InvalidCommit::Extensions(error)) if error.extension() == IMMUTABLE_METADATA => {
-                // Members do not look at the new 0xf000, and cannot use the group afterwards.
-                self.lose(Lost::Unfollowable(format!("commit {}: {error}", message.id)));
-                return refused(&error);
-            }
             Err(invalid) => return refused(&invalid),
         };
         identities.load_up_to(network, &view.inboxes_to_verify(), &view.new.membership.members).await?;
         if let Err(invalid) = view.check(identities) {
             return refused(&invalid);
+        }
+        if let Some(ruined) = &view.ruined {
+            self.lose(Lost::Unfollowable(format!("commit {}: {ruined}", message.id)));
+            return refused(ruined);
         }
         let ejected = staged.self_removed();
         self.mls.merge_staged_commit(&self.provider, staged).expect("a staged commit merges into memory");
