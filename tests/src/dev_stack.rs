@@ -61,6 +61,8 @@ pub struct Ready {
     pub lambda_url: String,
     /// The queues' URLs; a dead-letter queue's name ends in `-dlq`.
     pub queues: BTreeMap<String, String>,
+    data_key_file: PathBuf,
+    wallet_key_file: PathBuf,
     dynamodb_url: String,
     sqs_url: String,
 }
@@ -173,6 +175,17 @@ impl DevStack {
         Self::launch(arguments, &[("RUST_LOG", verbosity), ("NO_COLOR", "1")], log).await
     }
 
+    /// The same, with metrics of this stage among the lines.
+    pub async fn start_metered(
+        arguments: &[&str],
+        verbosity: &str,
+        stage: &str,
+        log: impl FnMut(String) + Send + 'static,
+    ) -> Result<Self, AnyError> {
+        let env = [("RUST_LOG", verbosity), ("NO_COLOR", "1"), ("USHER_STAGE", stage)];
+        Self::launch(arguments, &env, log).await
+    }
+
     async fn launch(
         arguments: &[&str],
         env: &[(&str, &str)],
@@ -270,6 +283,18 @@ impl DevStack {
             }
         }
         Ok(killed)
+    }
+
+    /// The command `usher`, told by its environment where the stack is.
+    pub fn command(&self) -> tokio::process::Command {
+        let mut command = tokio::process::Command::new(&self.usher);
+        command.env("AWS_ENDPOINT_URL_DYNAMODB", &self.ready.dynamodb_url);
+        command.env("AWS_ENDPOINT_URL_SQS", &self.ready.sqs_url);
+        command.env("USHER_XMTP_URL", &self.ready.xmtp_url);
+        command.env("USHER_DATA_KEY_FILE", &self.ready.data_key_file);
+        command.env("USHER_WALLET_KEY_FILE", &self.ready.wallet_key_file);
+        command.kill_on_drop(true);
+        command
     }
 
     /// Shows the rooms.
@@ -434,7 +459,7 @@ fn show(line: String) {
 }
 
 /// The folder of the binaries of the profile that this test was built with.
-fn binaries() -> Result<PathBuf, AnyError> {
+pub fn binaries() -> Result<PathBuf, AnyError> {
     let test = env::current_exe()?;
     let folder = test.parent().and_then(Path::parent).ok_or("the test lies in no target folder")?;
     let missing: BTreeSet<_> = BINARIES.into_iter().filter(|name| !folder.join(name).is_file()).collect();

@@ -233,6 +233,9 @@ pub struct World {
 }
 
 impl World {
+    /// The private key of usher's wallet.
+    pub const WALLET_KEY: [u8; 32] = [0xee; 32];
+
     /// A deployment with its account made.
     pub async fn start() -> Result<Self, AnyError> {
         Self::start_on(NodeOptions::on_free_ports()).await
@@ -252,7 +255,7 @@ impl World {
         let store = world.store();
         store.init_deployment().await?;
         let snapshots = world.snapshots().await?;
-        let wallet = LocalWallet::from_key(&[0xee; 32])?;
+        let wallet = LocalWallet::from_key(&Self::WALLET_KEY)?;
         init_account(&store, &snapshots, &world.network(), &wallet, world.clock.clone(), Arc::new(TestRandomness))
             .await?;
         world.killer.disarm();

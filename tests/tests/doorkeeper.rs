@@ -3,7 +3,7 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
-use usher_domain::EventKey;
+use usher_domain::{EventKey, ports::Clock as _};
 use usher_doorkeeper::Converged;
 use usher_localnet::person::Person;
 use usher_tests::world::{AnyError, World, sample_facts};
@@ -151,5 +151,39 @@ async fn check(world: &World, alice: &mut Person, bob: &mut Person, scene: &str)
     assert_eq!(event.converged_generation, Some(event.generation), "{scene}");
     alice.forget_groups();
     bob.forget_groups();
+    Ok(())
+}
+
+/// What a killed invocation had stored and not sent is told, with its age, until it is sent.
+#[tokio::test]
+async fn an_outbox_is_told_until_it_is_sent() -> Outcome {
+    let world = World::start().await?;
+    let (_creator, _alice) = (world.person(0).await?, world.person(1).await?);
+    let (mint, purchase) = (sample_facts("01-mint.json"), sample_facts("02-purchase-alice.json"));
+    // In a room of its own.
+    let rehearsal = world.fork().await?;
+    rehearsal.invoke("mint", &mint).await?;
+    rehearsal.killer.arm(1_000_000, false);
+    rehearsal.invoke("rehearsal", &purchase).await?;
+    let calls = rehearsal.killer.calls();
+    let publish = calls.iter().position(|call| call.contains("send_group_messages")).ok_or(calls.join(", "))?;
+
+    world.invoke("mint", &mint).await?;
+    let before_ms = world.clock.now_ms();
+    world.killer.arm(publish, false);
+    tokio::select! {
+        result = world.invoke("victim", &purchase) => panic!("it lives: {result:?}"),
+        () = world.killer.killed() => {}
+    }
+    let after_ms = world.clock.now_ms();
+    world.killer.disarm();
+    world.clock.advance(Duration::from_secs(1200));
+    let oldest = world.doorkeeper().await?.oldest().await?;
+    let stored_then = |since_ms: Option<u64>| since_ms.is_some_and(|ms| (before_ms..=after_ms).contains(&ms));
+    assert!(stored_then(oldest.outbox_since_ms) && stored_then(oldest.due_since_ms), "{oldest:?}");
+
+    world.sweep("sweep").await?;
+    let record = world.store().event(&event()).await?.ok_or("there is the event")?;
+    assert_eq!((record.rooms[0].outbox_since_ms, record.behind_since_ms), (None, None));
     Ok(())
 }

@@ -12,12 +12,14 @@ use std::{
 use alloy_primitives::{Address, address};
 use aws_sdk_sqs::types::QueueAttributeName;
 use serde::Serialize;
-use serde_json::{Value, json};
+use serde_json::json;
 use tempfile::TempDir;
 use tokio::signal::unix::{SignalKind, signal};
 use usher_chain::{ChainConfig, Chains, Trust};
 use usher_domain::{ChainId, KioskKey};
-use usher_lambda::{Adapters, Config, DataKeyConfig, DataKeySource, Machine, SqsNudges, Usher, local_wallet};
+use usher_lambda::{
+    Adapters, Config, DataKeyConfig, DataKeySource, Document, Machine, SqsNudges, Usher, local_wallet, network_name,
+};
 use usher_localnet::{
     aws::{ACCESS_KEY, dynamodb_client, sqs_client},
     dynamodb::DynamoDb,
@@ -26,14 +28,15 @@ use usher_localnet::{
     xmtp_node::{self, Node, NodeOptions, RunningNode},
 };
 use usher_store::{
+    Store,
     budget::{Bucket, RateLimits},
     dynamo::DynamoTable,
 };
 use usher_xmtp::V3;
 
 use crate::{
-    Failure, functions, print, say,
-    stack::{DYNAMODB_PORT, Queue, SQS_PORT, TABLE},
+    Failure, config, functions, print, say,
+    stack::{DYNAMODB_PORT, Queue, SQS_PORT, TABLE, XMTP_PORT, XMTP_TIMEOUT},
 };
 
 /// The factory of the samples in `events/`.
@@ -48,10 +51,10 @@ const SWEEP_EVERY: Duration = Duration::from_secs(60);
 const BATCH_SIZE: i32 = 10;
 /// Environments of a function: enough to meet each other, few enough for a laptop.
 const CONCURRENCY: usize = 3;
-/// One call to the node, which is on this machine.
-const XMTP_TIMEOUT: Duration = Duration::from_secs(4);
 /// The file of usher's wallet.
 const WALLET_KEY: &str = "wallet.key";
+/// The file of the key that wraps data keys.
+const DATA_KEY: &str = "data.key";
 /// A stop waits so long for running invocations; after it their messages stay in the queue, as after a crash.
 const STOP_PATIENCE: Duration = Duration::from_secs(5);
 
@@ -79,7 +82,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "DIR")]
     functions: Option<PathBuf>,
     /// The XMTP node's gRPC port; like all ports here, 0 takes a free one
-    #[arg(long, value_name = "PORT", default_value_t = 5556)]
+    #[arg(long, value_name = "PORT", default_value_t = XMTP_PORT)]
     xmtp_port: u16,
     /// The XMTP node's gRPC-Web port
     #[arg(long, value_name = "PORT", default_value_t = 5557)]
@@ -122,6 +125,9 @@ struct Ready {
     /// The URLs, by what the queues are for; a dead-letter queue's name ends in `-dlq`.
     queues: BTreeMap<String, String>,
     table: &'static str,
+    /// For commands that touch keys: `--wallet-key-file` and `--data-key-file`.
+    wallet_key_file: PathBuf,
+    data_key_file: PathBuf,
     chains: Chains,
     #[serde(flatten)]
     account: Account,
@@ -202,10 +208,11 @@ async fn start(args: &Args) -> Result<Running, Failure> {
     let sqs = Sqs::start(args.sqs_port, state.file("sqs.sqlite").as_deref()).await?;
     let lambda = Arc::new(RuntimeApi::start(args.lambda_port).await?);
 
-    DynamoTable::new(dynamodb_client(&dynamodb.url()), TABLE).create_table().await?;
+    let table = DynamoTable::new(dynamodb_client(&dynamodb.url()), TABLE);
+    table.create_table().await?;
+    let chains = configure(table, chains, args.rate_limits).await?;
     let queues = create_queues(&sqs_client(&sqs.url())).await?;
-    let settings = json!({ "chains": chains, "rate_limits": args.rate_limits });
-    let env = environment(&state, &settings, &xmtp, &dynamodb, &sqs, &queues);
+    let env = environment(&state, &xmtp, &dynamodb, &sqs, &queues);
     let config = Config::read(|name| env.get(name).cloned())?;
     let account = init(&config, &state, dynamodb_client(&dynamodb.url()), sqs_client(&sqs.url())).await?;
     // From here on it counts, and so do the functions.
@@ -250,7 +257,9 @@ async fn start(args: &Args) -> Result<Running, Failure> {
         lambda_url: lambda.url(),
         queues,
         table: TABLE,
-        chains: config.chains,
+        wallet_key_file: state.folder().join(WALLET_KEY),
+        data_key_file: state.folder().join(DATA_KEY),
+        chains,
         account,
     };
     Ok(Running { ready, xmtp, dynamodb, sqs, lambda, functions, sources, schedule, _state: state })
@@ -323,6 +332,25 @@ fn chains(more: &[KioskKey]) -> Result<Chains, Failure> {
     Ok(chains.try_into()?)
 }
 
+/// Puts this stack's chains and limits into the configuration, beside what a kept stack's operator has put there;
+/// returns all chains.
+async fn configure(table: DynamoTable, chains: Chains, limits: Option<RateLimits>) -> Result<Chains, Failure> {
+    let store = Store::new(table, Arc::new(Machine), Arc::new(Machine));
+    let stored = store.configuration().await?;
+    let mut document = match &stored {
+        Some(stored) => Document::parse(&stored.document)?,
+        None => Document::new(Chains::default()),
+    };
+    let mut all = BTreeMap::<ChainId, ChainConfig>::from(document.chains);
+    for (chain, config) in chains.iter() {
+        all.entry(chain).or_insert_with(|| config.clone()).factories.extend(&config.factories);
+    }
+    document.chains = all.try_into()?;
+    document.rate_limits = limits;
+    config::put(&store, stored, &document).await?;
+    Ok(document.chains)
+}
+
 /// Creates the queues that are not there yet, each with its dead-letter queue, and returns all URLs.
 async fn create_queues(client: &aws_sdk_sqs::Client) -> Result<BTreeMap<String, String>, aws_sdk_sqs::Error> {
     let mut urls = BTreeMap::new();
@@ -359,7 +387,6 @@ async fn create_queue(
 /// The functions' environment variables.
 fn environment(
     state: &State,
-    settings: &Value,
     xmtp: &RunningNode,
     dynamodb: &DynamoDb,
     sqs: &Sqs,
@@ -368,12 +395,10 @@ fn environment(
     let key_file = |name: &str| state.folder().join(name).display().to_string();
     let mut env = BTreeMap::from(
         [
-            ("USHER_STAGE", "dev".to_owned()),
             ("USHER_TABLE", TABLE.to_owned()),
             ("USHER_XMTP_URL", xmtp.url()),
-            ("USHER_CONFIG", settings.to_string()),
             ("USHER_NUDGE_QUEUE_URL", queues[Queue::Nudge.short_name()].clone()),
-            ("USHER_DATA_KEY_FILE", key_file("data.key")),
+            ("USHER_DATA_KEY_FILE", key_file(DATA_KEY)),
             ("USHER_WALLET_KEY_FILE", key_file(WALLET_KEY)),
             ("AWS_ENDPOINT_URL_DYNAMODB", dynamodb.url()),
             ("AWS_ENDPOINT_URL_SQS", sqs.url()),
@@ -382,7 +407,8 @@ fn environment(
         ]
         .map(|(name, value)| (name.to_owned(), value)),
     );
-    let passed_on = ["RUST_LOG", "AWS_LAMBDA_LOG_LEVEL", "AWS_LAMBDA_LOG_FORMAT", "RUST_BACKTRACE"];
+    // Functions of no stage tell no metrics: they would be noise here.
+    let passed_on = ["USHER_STAGE", "RUST_LOG", "AWS_LAMBDA_LOG_LEVEL", "AWS_LAMBDA_LOG_FORMAT", "RUST_BACKTRACE"];
     env.extend(passed_on.iter().filter_map(|name| Some(((*name).to_owned(), std::env::var(name).ok()?))));
     env
 }
@@ -407,7 +433,7 @@ async fn init(
         randomness: Arc::new(Machine),
     };
     let wallet = local_wallet(&state.folder().join(WALLET_KEY), &Machine)?;
-    let usher = Usher::new(adapters, config.chains.clone(), config.policy.clone());
+    let usher = Usher::from_table(adapters).on_network(network_name(&config.xmtp_url));
     let account = usher.init(&wallet).await?;
     Ok(Account { inbox_id: account.inbox, wallet: account.wallet })
 }

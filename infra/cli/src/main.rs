@@ -1,11 +1,18 @@
 //! `usher`: run it all locally, operate a deployment.
 
+mod config;
 mod demo;
 mod dev;
+mod doctor;
 mod functions;
+mod init;
+mod outputs;
+mod parked;
+mod redrive;
 mod rooms;
 mod send;
 mod stack;
+mod wallet;
 
 use std::{error::Error, process::ExitCode};
 
@@ -27,8 +34,18 @@ enum Command {
     Demo(demo::Args),
     /// Run it all on this machine: an XMTP node, DynamoDB, SQS and the functions
     Dev(dev::Args),
+    /// Make a deployment's XMTP account, or find it made
+    Init(init::Args),
+    /// Check, compare, put or show the configuration
+    Config(config::Args),
+    /// Look whether everything is as it should be, and say how to mend what is not
+    Doctor(doctor::Args),
     /// Put chain logs on the queues
     Send(send::Args),
+    /// Show, retry or drop what should have been ours and could not be used
+    Parked(parked::Args),
+    /// Put dead letters back into their queues
+    Redrive(redrive::Args),
     /// Show the rooms, who sits in them and who waits
     Rooms(rooms::Args),
 }
@@ -43,6 +60,11 @@ async fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Command::Demo(args) => demo::run(args).await,
         Command::Dev(args) => dev::run(args).await,
+        Command::Init(args) => init::run(args).await,
+        Command::Config(args) => config::run(args).await,
+        Command::Doctor(args) => doctor::run(args).await,
+        Command::Parked(args) => parked::run(args).await,
+        Command::Redrive(args) => redrive::run(args).await,
         Command::Send(args) => send::run(args).await,
         Command::Rooms(args) => rooms::run(args).await,
     };

@@ -80,8 +80,9 @@ struct Waiting {
 }
 
 pub(crate) async fn run(args: Args) -> Result<(), Failure> {
-    let store = args.stack.store();
-    let parked = store.parked_count(PARKED_MAX).await.map_err(|error| args.stack.unreachable(error))?;
+    let deployment = args.stack.reach().await?;
+    let store = deployment.store();
+    let parked = store.parked_count(PARKED_MAX).await.map_err(|error| deployment.unreachable(error))?;
     let report = Report { events: events(&store, args.event).await?, parked };
     print(&if args.json { serde_json::to_string(&report)? } else { text(&report) });
     Ok(())
@@ -183,6 +184,7 @@ fn event_table(event: &Event, now_ms: u64) -> comfy_table::Table {
 fn room_text(room: &Room) -> String {
     let lost = match (&room.state, &room.successor) {
         (RoomState::Active, _) => String::new(),
+        (RoomState::AwaitingWelcome { .. }, _) => " awaits a member's client that lets usher in again".to_owned(),
         (RoomState::Lost { reason }, Some(successor)) => format!(" LOST: {reason}\nits seats are in {successor}"),
         (RoomState::Lost { reason }, None) => format!(" LOST: {reason}\nits successor is not made yet"),
     };

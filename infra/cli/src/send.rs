@@ -56,14 +56,14 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
     let counts: BTreeMap<_, _> = by_queue.iter().map(|(queue, bodies)| (*queue, bodies.len())).collect();
     let total: usize = counts.values().sum();
 
+    let deployment = args.stack.reach().await?;
+    let queues = deployment.queues().await?;
     let mut batches = Vec::new();
     for (queue, bodies) in by_queue {
-        let url = args.stack.queue_url(queue).await?;
-        batches.extend(split(bodies).into_iter().map(|batch| (url.clone(), batch)));
+        batches.extend(split(bodies).into_iter().map(|batch| (queues[&queue].live.clone(), batch)));
     }
-    let client = args.stack.sqs();
-    let mut sent =
-        stream::iter(batches).map(|(url, batch)| send(&client, url, batch)).buffer_unordered(BATCHES_AT_ONCE);
+    let client = deployment.sqs();
+    let mut sent = stream::iter(batches).map(|(url, batch)| send(client, url, batch)).buffer_unordered(BATCHES_AT_ONCE);
     let mut done = 0;
     while let Some(count) = sent.try_next().await.map_err(|error| format!("after {done} of {total}: {error}"))? {
         if (done + count) / PROGRESS_EVERY > done / PROGRESS_EVERY {

@@ -1,22 +1,33 @@
-//! How to reach a stack: a dev stack at its fixed ports, unless told otherwise.
+//! How to reach a deployment: a CloudFormation stack by its name, or a dev stack at its fixed ports.
 
-use std::{fmt, sync::Arc};
+use std::{collections::BTreeMap, fmt, path::PathBuf, sync::Arc, time::Duration};
 
-use usher_lambda::{Machine, telemetry::Chain};
+use usher_lambda::{
+    Adapters, AwsClients, Config, DataKeyConfig, DataKeySource, Machine, SqsNudges, Usher, network_name,
+    telemetry::Chain,
+};
 use usher_localnet::aws::{dynamodb_client, sqs_client};
 use usher_store::{Store, dynamo::DynamoTable};
+use usher_xmtp::V3;
 
-use crate::Failure;
+use crate::{
+    Failure,
+    outputs::{self, Outputs, QueueUrls},
+};
 
 /// DynamoDB's port, as DynamoDB Local has it.
 pub(crate) const DYNAMODB_PORT: u16 = 8000;
 /// SQS's port, as ElasticMQ has it.
 pub(crate) const SQS_PORT: u16 = 9324;
+/// The XMTP node's port, as its own local setup has it.
+pub(crate) const XMTP_PORT: u16 = 5556;
 /// The table's name.
 pub(crate) const TABLE: &str = "usher";
+/// One call to an XMTP node on this machine.
+pub(crate) const XMTP_TIMEOUT: Duration = Duration::from_secs(4);
 
 /// A queue.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, clap::ValueEnum)]
 pub(crate) enum Queue {
     Mint,
     Purchase,
@@ -39,54 +50,163 @@ impl Queue {
     }
 }
 
-/// The queue's name in SQS.
+/// The queue's name in a dev stack's SQS.
 impl fmt::Display for Queue {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "usher-{}", self.short_name())
     }
 }
 
-/// Where a stack's services are.
+/// Which deployment is meant.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Stack {
-    /// Where DynamoDB is
+    /// The CloudFormation stack, with AWS's own region and credentials; without it, the dev stack
+    #[arg(long, value_name = "NAME", env = "USHER_STACK")]
+    stack: Option<String>,
+    /// Where the dev stack's DynamoDB is
     #[arg(long, value_name = "URL", env = "AWS_ENDPOINT_URL_DYNAMODB", default_value_t = local(DYNAMODB_PORT))]
     dynamodb_url: String,
-    /// Where SQS is
+    /// Where the dev stack's SQS is
     #[arg(long, value_name = "URL", env = "AWS_ENDPOINT_URL_SQS", default_value_t = local(SQS_PORT))]
     sqs_url: String,
-    /// The name of the table
+    /// The name of the dev stack's table
     #[arg(long, value_name = "NAME", env = "USHER_TABLE", default_value = TABLE)]
     table: String,
+}
+
+/// What only those need who touch rooms or keys.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Machinery {
+    /// Where the dev stack's XMTP node is
+    #[arg(long, value_name = "URL", env = "USHER_XMTP_URL", default_value_t = local(XMTP_PORT))]
+    xmtp_url: String,
+    /// The file of the dev stack's data key, which `usher dev` names when it is ready
+    #[arg(long, value_name = "FILE", env = "USHER_DATA_KEY_FILE")]
+    data_key_file: Option<PathBuf>,
 }
 
 fn local(port: u16) -> String {
     format!("http://127.0.0.1:{port}")
 }
 
+/// A deployment that can be talked to.
+pub(crate) struct Deployment {
+    name: Name,
+    table: DynamoTable,
+    sqs: aws_sdk_sqs::Client,
+    aws: Option<AwsClients>,
+    outputs: Option<Outputs>,
+}
+
+/// What a deployment is called when it does not answer.
+struct Name {
+    table: String,
+    queues: String,
+    is_dev: bool,
+}
+
 impl Stack {
+    /// Finds out where everything is.
+    pub(crate) async fn reach(&self) -> Result<Deployment, Failure> {
+        let Some(stack) = &self.stack else {
+            return Ok(Deployment {
+                name: Name {
+                    table: format!("table {} at {}", self.table, self.dynamodb_url),
+                    queues: self.sqs_url.clone(),
+                    is_dev: true,
+                },
+                table: DynamoTable::new(dynamodb_client(&self.dynamodb_url), &self.table),
+                sqs: sqs_client(&self.sqs_url),
+                aws: None,
+                outputs: None,
+            });
+        };
+        let config = AwsClients::config_from_env().await;
+        let outputs = outputs::describe(&aws_sdk_cloudformation::Client::new(&config), stack).await?;
+        let aws = AwsClients::new(&config);
+        Ok(Deployment {
+            name: Name {
+                table: format!("table {} of stack {stack}", outputs.table),
+                queues: format!("stack {stack}"),
+                is_dev: false,
+            },
+            table: DynamoTable::new(aws.dynamodb.clone(), &outputs.table),
+            sqs: aws.sqs.clone(),
+            aws: Some(aws),
+            outputs: Some(outputs),
+        })
+    }
+}
+
+impl Deployment {
     pub(crate) fn store(&self) -> Store<DynamoTable> {
-        let table = DynamoTable::new(dynamodb_client(&self.dynamodb_url), &self.table);
-        Store::new(table, Arc::new(Machine), Arc::new(Machine))
+        Store::new(self.table.clone(), Arc::new(Machine), Arc::new(Machine))
     }
 
-    pub(crate) fn sqs(&self) -> aws_sdk_sqs::Client {
-        sqs_client(&self.sqs_url)
+    pub(crate) fn sqs(&self) -> &aws_sdk_sqs::Client {
+        &self.sqs
     }
 
-    /// The queue's URL.
-    pub(crate) async fn queue_url(&self, queue: Queue) -> Result<String, Failure> {
-        let found = self.sqs().get_queue_url().queue_name(queue.to_string()).send().await;
+    /// AWS's KMS and the outputs that name the keys; a dev stack has none.
+    pub(crate) fn keys(&self) -> Option<(&aws_sdk_kms::Client, &Outputs)> {
+        Some((&self.aws.as_ref()?.kms, self.outputs.as_ref()?))
+    }
+
+    /// All queues' URLs.
+    pub(crate) async fn queues(&self) -> Result<BTreeMap<Queue, QueueUrls>, Failure> {
+        if let Some(outputs) = &self.outputs {
+            return Ok(outputs.queues.clone());
+        }
+        let mut queues = BTreeMap::new();
+        for queue in Queue::ALL {
+            let (live, dead) = (queue.to_string(), format!("{queue}-dlq"));
+            queues.insert(queue, QueueUrls { live: self.queue_url(live).await?, dead: self.queue_url(dead).await? });
+        }
+        Ok(queues)
+    }
+
+    async fn queue_url(&self, name: String) -> Result<String, Failure> {
+        let found = self.sqs.get_queue_url().queue_name(&name).send().await;
         let found = found.map_err(|error| {
             let error = aws_sdk_sqs::Error::from(error);
-            format!("queue {queue} not found at {}: {}; is `usher dev` running?", self.sqs_url, Chain(&error))
+            format!("queue {name} not found at {}: {}; is `usher dev` running?", self.name.queues, Chain(&error))
         })?;
-        found.queue_url.ok_or_else(|| format!("queue {queue} has no URL").into())
+        found.queue_url.ok_or_else(|| format!("queue {name} has no URL").into())
     }
 
-    /// Says which stack was not reached.
+    /// Where the XMTP node is.
+    pub(crate) fn xmtp_url<'a>(&'a self, machinery: &'a Machinery) -> &'a str {
+        self.outputs.as_ref().map_or(&machinery.xmtp_url, |outputs| &outputs.xmtp_url)
+    }
+
+    /// A usher that works for this deployment; `None` if it is a dev stack whose data key is not named.
+    pub(crate) async fn usher(&self, machinery: &Machinery) -> Result<Option<Usher>, Failure> {
+        let nudge_queue_url = self.queues().await?[&Queue::Nudge].live.clone();
+        if let (Some(aws), Some(outputs)) = (&self.aws, &self.outputs) {
+            let config = Config {
+                table: outputs.table.clone(),
+                xmtp_url: outputs.xmtp_url.clone(),
+                nudge_queue_url,
+                data_key: DataKeyConfig::Kms(outputs.data_key.clone()),
+            };
+            return Ok(Some(Usher::connect(&config, aws)?));
+        }
+        let Some(data_key_file) = &machinery.data_key_file else { return Ok(None) };
+        let adapters = Adapters {
+            table: self.table.clone(),
+            network: Arc::new(V3::new(&machinery.xmtp_url, XMTP_TIMEOUT)?),
+            nudges: Arc::new(SqsNudges::new(self.sqs.clone(), nudge_queue_url)),
+            data_key: DataKeySource::File(data_key_file.clone()),
+            clock: Arc::new(Machine),
+            randomness: Arc::new(Machine),
+        };
+        Ok(Some(Usher::from_table(adapters).on_network(network_name(&machinery.xmtp_url))))
+    }
+
+    /// Says which deployment was not reached.
     pub(crate) fn unreachable(&self, error: impl Into<Failure>) -> Failure {
         let error = error.into();
-        format!("table {} at {}: {}; is `usher dev` running?", self.table, self.dynamodb_url, Chain(&*error)).into()
+        let hint = if self.name.is_dev { "is `usher dev` running?" } else { "may you read it?" };
+        format!("{}: {}; {hint}", self.name.table, Chain(&*error)).into()
     }
 }

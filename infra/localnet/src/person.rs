@@ -298,6 +298,16 @@ impl Person {
         Err(PersonError::TooBusy(id))
     }
 
+    /// What libxmtp's clients do before they send something: takes note of members' new and given-up devices, and adds
+    /// and removes their leaves.
+    pub async fn update_installations(&mut self, id: GroupId) -> Result<(), PersonError> {
+        let group = self.sync_group(id).await?;
+        let (account, none) = (self.account()?, BTreeSet::new());
+        let mut identities = Identities::default();
+        let change = group.membership_change(&account, &*self.network, &mut identities, &none, &none).await?;
+        if change.set.is_empty() { Ok(()) } else { self.change_members(id, &none, &none).await }
+    }
+
     /// Says something in a group.
     pub async fn send_text(&mut self, id: GroupId, text: &str) -> Result<(), PersonError> {
         self.send(id, &content::encode_text(text, &self.idempotency_key())).await
@@ -370,7 +380,9 @@ impl Person {
         let mut account = self.account()?;
         account.rotate_key_package(wrapping, &*self.clock, &*self.randomness)?;
         self.account = account.encode()?;
-        Ok(account.upload_key_package(&*self.network).await?)
+        account.upload_key_package(&*self.network).await?;
+        self.account = account.encode()?;
+        Ok(())
     }
 
     /// SDKs use the time of day, too.

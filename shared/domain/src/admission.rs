@@ -27,10 +27,12 @@ pub struct Claims {
     pub former: BTreeSet<Address>,
     /// Inboxes that an admin invited.
     pub guests: BTreeSet<InboxId>,
-    /// Inboxes that keep order besides the creator; they belong without a ticket.
-    pub moderators: BTreeSet<InboxId>,
-    /// Inboxes that an admin removed.
+    /// Wallets that keep order besides the creator; they belong without a ticket.
+    pub moderators: BTreeSet<Address>,
+    /// Inboxes that an admin or the deployment removed.
     pub bans: BTreeSet<InboxId>,
+    /// Wallets whose inboxes are banned likewise.
+    pub banned_wallets: BTreeSet<Address>,
     /// Inboxes that left by their own wish and have not asked back.
     pub left: BTreeSet<InboxId>,
     /// The inbox each wallet was last verified to belong to. A link is kept here until nobody sits by it any more, also
@@ -116,7 +118,7 @@ pub struct Seat {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Departure {
-    /// An admin removed it.
+    /// An admin removed it, or the deployment bans it.
     Banned,
     /// It left by its own wish.
     Left,
@@ -163,11 +165,11 @@ impl Admission {
         for wallet in std::iter::once(claims.creator).chain(claims.owner) {
             grant(wallet, &|titles| titles.in_charge = true);
         }
+        for wallet in &claims.moderators {
+            grant(*wallet, &|titles| titles.moderator = true);
+        }
         for guest in &claims.guests {
             titles.entry(guest.clone()).or_default().guest = true;
-        }
-        for moderator in &claims.moderators {
-            titles.entry(moderator.clone()).or_default().moderator = true;
         }
         titles.entry(claims.usher.clone()).or_default();
 
@@ -213,7 +215,8 @@ impl Claims {
     /// Who is out and why; the first reason found is the one that is told.
     fn departures(&self, titles: &BTreeMap<InboxId, Titles>) -> BTreeMap<InboxId, Departure> {
         let mut departures = BTreeMap::new();
-        for inbox in &self.bans {
+        let banned = self.banned_wallets.iter().filter_map(|wallet| self.inbox_of(*wallet).ok());
+        for inbox in self.bans.iter().chain(banned) {
             departures.entry(inbox.clone()).or_insert(Departure::Banned);
         }
         for inbox in &self.left {
@@ -270,6 +273,7 @@ mod tests {
             guests: BTreeSet::new(),
             moderators: BTreeSet::new(),
             bans: BTreeSet::new(),
+            banned_wallets: BTreeSet::new(),
             left: BTreeSet::new(),
             links: BTreeMap::new(),
             answers: (2..9).map(|n| (wallet(n), Answer::Linked(inbox(n)))).collect(),
@@ -372,11 +376,34 @@ mod tests {
     fn owner_moderators_and_guests_belong_without_a_ticket() {
         let mut claims = claims(&[]);
         claims.owner = Some(wallet(3));
-        claims.moderators = [inbox(4)].into();
+        claims.moderators = [wallet(4)].into();
         claims.guests = [inbox(5)].into();
         let admission = Admission::new(&claims);
         assert_eq!(admission.role(&inbox(3)), Some(Role::Admin));
         assert_eq!(admission.role(&inbox(4)), Some(Role::Admin));
         assert_eq!(admission.role(&inbox(5)), Some(Role::Member));
+    }
+    #[test]
+    fn a_moderators_wallet_belongs_by_its_inbox_and_waits_without_one() {
+        let mut claims = claims(&[(0, 3)]);
+        claims.moderators = [wallet(3), wallet(4), wallet(9)].into();
+        let admission = Admission::new(&claims);
+        assert_eq!(admission.role(&inbox(3)), Some(Role::Admin), "a holder may keep order, too");
+        assert_eq!(admission.role(&inbox(4)), Some(Role::Admin));
+        assert_eq!(admission.waiting, [(wallet(9), Unresolved::Silent)].into());
+    }
+
+    #[test]
+    fn a_banned_wallets_inbox_is_out_by_whichever_wallet_it_came() {
+        let mut claims = claims(&[(0, 3), (1, 4)]);
+        // Inbox 3 has the banned wallet 9, too; wallet 8 was linked once and nobody answers now.
+        claims.answers.insert(wallet(9), Answer::Linked(inbox(3)));
+        claims.answers.remove(&wallet(8));
+        claims.links.insert(wallet(8), inbox(4));
+        claims.banned_wallets = [wallet(9), wallet(8), wallet(10)].into();
+        let admission = Admission::new(&claims);
+        assert_eq!(admission.departures, [(inbox(3), Departure::Banned), (inbox(4), Departure::Banned)].into());
+        assert_eq!(admission.seats.keys().collect::<Vec<_>>(), [&inbox(1), &inbox(2)]);
+        assert!(admission.waiting.is_empty(), "nobody waits to be banned");
     }
 }

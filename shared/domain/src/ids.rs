@@ -213,6 +213,34 @@ impl FromStr for GroupId {
     }
 }
 
+/// Somebody whom an operator names, by a wallet (`0x…`) or by an XMTP inbox id.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Person {
+    /// Whoever's inbox lists the wallet.
+    Wallet(Address),
+    /// This inbox.
+    Inbox(InboxId),
+}
+
+impl fmt::Display for Person {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Wallet(wallet) => write!(f, "{wallet:#x}"),
+            Self::Inbox(inbox) => inbox.fmt(f),
+        }
+    }
+}
+
+impl FromStr for Person {
+    type Err = ParseError;
+
+    fn from_str(text: &str) -> Result<Self, ParseError> {
+        let wallet = text.starts_with("0x").then(|| text.parse().ok()).flatten();
+        let person = wallet.map(Self::Wallet).or_else(|| text.parse().ok().map(Self::Inbox));
+        person.ok_or_else(|| ParseError::new("a wallet (0x and 40 hex digits) or an inbox id (64 hex digits)", text))
+    }
+}
+
 macro_rules! serde_as_text {
     ($($id:ty),*) => {$(
         impl Serialize for $id {
@@ -229,7 +257,7 @@ macro_rules! serde_as_text {
     )*};
 }
 
-serde_as_text!(EventKey, KioskKey, TicketKey, InboxId, InstallationId, GroupId);
+serde_as_text!(EventKey, KioskKey, TicketKey, InboxId, InstallationId, GroupId, Person);
 
 #[cfg(test)]
 mod tests {
@@ -245,6 +273,19 @@ mod tests {
         assert_eq!(inbox.parse::<InboxId>().unwrap().to_string(), inbox);
         let group = "00".repeat(16);
         assert_eq!(serde_json::to_string(&group.parse::<GroupId>().unwrap()).unwrap(), format!("{group:?}"));
+    }
+
+    #[test]
+    fn a_person_is_a_wallet_or_an_inbox() {
+        let (wallet, inbox) = (format!("0x{}", "ab".repeat(20)), "a3".repeat(32));
+        assert_eq!(wallet.parse(), Ok(Person::Wallet(Address::repeat_byte(0xab))));
+        assert_eq!(inbox.parse(), Ok(Person::Inbox(inbox.parse().unwrap())));
+        for text in [&wallet, &inbox] {
+            assert_eq!(text.parse::<Person>().unwrap().to_string(), **text);
+        }
+        for text in [&wallet[2..], &wallet[..41], &inbox[1..], "alice", ""] {
+            assert!(text.parse::<Person>().is_err(), "{text:?}");
+        }
     }
 
     #[test]

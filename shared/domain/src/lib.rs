@@ -12,4 +12,4 @@ pub mod ports;
 pub mod ticket;
 
 pub use fact::{EventMint, Fact, Position, What};
-pub use ids::{ChainId, EventKey, GroupId, InboxId, Incarnation, InstallationId, KioskKey, TicketKey};
+pub use ids::{ChainId, EventKey, GroupId, InboxId, Incarnation, InstallationId, KioskKey, Person, TicketKey};

@@ -34,6 +34,9 @@ pub enum InitError {
     /// Somebody else is making the account.
     #[error("somebody else is making the account: try again in a minute")]
     Held,
+    /// The account is being replaced, and finishing that is the recovery's business.
+    #[error("a recovery is under way: continue it with `usher recover`")]
+    Recovering,
     /// The stored account belongs to another wallet's inbox.
     #[error("the stored account is inbox {stored}, and the wallet's is {wallet}: use the wallet it was made with")]
     OtherWallet {
@@ -45,7 +48,7 @@ pub enum InitError {
 }
 
 /// How long one attempt to make the account holds it.
-const LEASE_MS: u64 = 60_000;
+pub(crate) const LEASE_MS: u64 = 60_000;
 
 /// Makes the account, or finishes making it: keys are stored before anything is published, so that a repetition after
 /// a crash at any point ends with one installation. Does nothing if the account is there.
@@ -68,6 +71,9 @@ pub async fn init_account<T: Table>(
         if account.is_registered() {
             return Ok(info(&account));
         }
+    }
+    if store.recovery().await?.is_some() {
+        return Err(InitError::Recovering);
     }
     let owner = hex::encode(random::<16>(&*surroundings.randomness));
     let now_ms = surroundings.clock.now_ms();
@@ -113,13 +119,19 @@ impl<T: Table> Doorkeeper<T> {
         if let Some(account) = &*self.account.lock().expect("no holder of this lock panics") {
             return Ok(Some(account.clone()));
         }
+        self.newest_account().await
+    }
+
+    /// The account as it is stored, if it was made.
+    pub(crate) async fn newest_account(&self) -> Result<Option<Arc<Account>>, ConvergeError> {
         let Some(stored) = self.parts.snapshots.load(&Owner::Account).await? else { return Ok(None) };
-        let account = Account::decode(&stored.plaintext)?;
-        if !account.is_registered() {
-            return Ok(None);
-        }
-        let account = Arc::new(account);
-        *self.account.lock().expect("no holder of this lock panics") = Some(account.clone());
-        Ok(Some(account))
+        Ok(self.keep_account(Account::decode(&stored.plaintext)?))
+    }
+
+    /// Keeps the newest account for the next time. One that is not registered is none yet.
+    pub(crate) fn keep_account(&self, account: Account) -> Option<Arc<Account>> {
+        let account = account.is_registered().then(|| Arc::new(account));
+        self.account.lock().expect("no holder of this lock panics").clone_from(&account);
+        account
     }
 }

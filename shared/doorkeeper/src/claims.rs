@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use alloy_primitives::Address;
 use usher_domain::{
-    InboxId, Incarnation, InstallationId,
+    InboxId, Incarnation, InstallationId, Person,
     admission::{Answer, Claims, Unresolved},
     planner::{AssociationView, KeyPackageView},
 };
@@ -33,6 +33,18 @@ pub(crate) fn xmtp_inbox(inbox: &InboxId) -> identity::InboxId {
     inbox.as_str().parse().expect("both are 64 lower-case hex digits")
 }
 
+/// Those who are named by their inboxes.
+fn inboxes(people: &BTreeSet<Person>) -> BTreeSet<InboxId> {
+    let inbox = |person: &Person| if let Person::Inbox(inbox) = person { Some(inbox.clone()) } else { None };
+    people.iter().filter_map(inbox).collect()
+}
+
+/// Those who are named by their wallets.
+fn wallets(people: &BTreeSet<Person>) -> BTreeSet<Address> {
+    let wallet = |person: &Person| if let Person::Wallet(wallet) = person { Some(*wallet) } else { None };
+    people.iter().filter_map(wallet).collect()
+}
+
 /// What was found out for one plan.
 pub(crate) struct Findings {
     pub(crate) claims: Claims,
@@ -58,8 +70,10 @@ impl Findings {
 
     /// The wallets by which an inbox belongs.
     pub(crate) fn wallets_of(&self, inbox: &str) -> Vec<Address> {
-        let holds =
-            |wallet: &Address| *wallet == self.claims.creator || self.claims.holders.values().any(|h| h == wallet);
+        let Claims { creator, moderators, holders, .. } = &self.claims;
+        let holds = |wallet: &Address| {
+            wallet == creator || moderators.contains(wallet) || holders.values().any(|holder| holder == wallet)
+        };
         let mut links = self.claims.links.clone();
         for (wallet, answer) in &self.claims.answers {
             if let Answer::Linked(inbox) = answer {
@@ -122,19 +136,21 @@ impl<T: Table> Doorkeeper<T> {
         let marked = |wanted: fn(&Mark) -> bool| {
             standing.marked.iter().filter(|row| wanted(&row.mark)).map(|row| row.inbox.clone()).collect()
         };
+        let policy = &self.parts.policy;
         let links: BTreeMap<Address, InboxId> =
             standing.links.iter().map(|link| (link.wallet, link.inbox.clone())).collect();
         Ok(Claims {
             usher: domain_inbox(account.inbox()),
             creator: if live { incarnation.creator } else { Address::ZERO },
             owner: None,
-            creator_role: self.parts.policy.creator_role,
+            creator_role: policy.creator_role,
             holders,
-            // Every wallet that was ever linked held a ticket or the event once.
+            // Every wallet that was ever linked held a ticket or the event once, or was named by the deployment.
             former: links.keys().copied().chain(former).collect(),
             guests: if live { marked(|mark| matches!(mark, Mark::Guest { .. })) } else { BTreeSet::new() },
-            moderators: BTreeSet::new(),
-            bans: marked(|mark| matches!(mark, Mark::Banned { .. })),
+            moderators: if live { policy.moderators.clone() } else { BTreeSet::new() },
+            bans: &marked(|mark| matches!(mark, Mark::Banned { .. })) | &inboxes(&policy.bans),
+            banned_wallets: wallets(&policy.bans),
             left: marked(|mark| matches!(mark, Mark::Left)),
             links,
             answers: BTreeMap::new(),
@@ -161,8 +177,9 @@ impl<T: Table> Doorkeeper<T> {
                 claims.answers.insert(wallet, Answer::Unlinked);
             }
         }
-        let titled: BTreeSet<Address> = claims.holders.values().copied().chain([claims.creator]).collect();
-        let unknown: Vec<Address> = titled
+        let titled = claims.holders.values().chain(&claims.moderators).chain([&claims.creator]);
+        let asked: BTreeSet<Address> = titled.chain(&claims.banned_wallets).copied().collect();
+        let unknown: Vec<Address> = asked
             .into_iter()
             .filter(|wallet| *wallet != Address::ZERO)
             .filter(|wallet| !claims.links.contains_key(wallet) || claims.answers.contains_key(wallet))
@@ -224,10 +241,11 @@ impl<T: Table> Doorkeeper<T> {
         }
         let others = claims.links.values().chain(&claims.guests).map(xmtp_inbox);
         load.extend(others.filter(|inbox| !known.contains_key(inbox)));
-        // Who is in charge sits in every room.
-        let in_charge = claims.links.get(&claims.creator).map(xmtp_inbox);
+        // Who is in charge or keeps order sits in every room.
+        let wallets = claims.moderators.iter().chain([&claims.creator]);
+        let everywhere = wallets.filter_map(|wallet| claims.links.get(wallet)).map(xmtp_inbox);
         let absent = |inbox: &identity::InboxId| rooms.iter().any(|room| !room.group.members().contains_key(inbox));
-        load.extend(in_charge.filter(absent));
+        load.extend(everywhere.filter(absent));
         let known: Vec<(identity::InboxId, u64)> = known.into_iter().collect();
         load.extend(Identities::changed(&*self.parts.network, &known).await?);
         Ok(identities.load(&*self.parts.network, &load).await?)

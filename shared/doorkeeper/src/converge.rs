@@ -9,7 +9,7 @@ use usher_domain::{
     planted::Bug,
 };
 use usher_store::{
-    EventRecord, Lease, Release, RoomRecord, RoomState, Table, Take,
+    Chain, EventRecord, Lease, Release, RoomRecord, RoomState, Table, Take,
     standing::{Mark, Marked, Standing},
     table::Write,
 };
@@ -24,6 +24,7 @@ use crate::{
     ConvergeError, Doorkeeper,
     claims::{Findings, domain_inbox, domain_installations, xmtp_inbox},
     room::{Room, domain_group},
+    work::count,
 };
 
 /// No commit is begun with less time than this left.
@@ -38,6 +39,9 @@ const DAY_MS: u64 = 24 * 60 * 60 * 1000;
 const ROUNDS_MAX: u32 = 200;
 /// A snapshot follows its room's log within this many messages (one page), so that catching up stays cheap.
 const UNSAVED_MESSAGES_MAX: u64 = 100;
+
+/// Why an event with a room without its state is not at rest.
+const AWAITED: &str = "a room waits until a member's client lets the new installation in";
 
 /// What brought an invocation to an event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -91,7 +95,7 @@ impl<T: Table> Doorkeeper<T> {
         deadline_ms: u64,
         cause: Cause,
     ) -> Result<Converged, ConvergeError> {
-        let account = self.account().await.inspect_err(|error| error.tell(event))?;
+        let account = self.account().await.inspect_err(|error| self.tell(event, error))?;
         let Some(account) = account else { return Ok(Converged::NotReady) };
         let now_ms = self.parts.clock.now_ms();
         let until_ms = deadline_ms.max(now_ms) + LEASE_GRACE_MS;
@@ -100,6 +104,7 @@ impl<T: Table> Doorkeeper<T> {
             Take::HeldByOther(_) => return Ok(Converged::Held),
             Take::NoSuchEvent => return Ok(Converged::NoSuchEvent),
         };
+        self.note(|work| work.behind_since_ms = lease.behind_since_ms);
         if cause == Cause::Fact {
             self.leave_nudge(event, until_ms - now_ms).await;
         }
@@ -108,18 +113,23 @@ impl<T: Table> Doorkeeper<T> {
             Ok(converged) => Ok(converged),
             Err(ConvergeError::Fenced) => Err(ConvergeError::Fenced),
             Err(error) => {
-                error.tell(event);
+                self.tell(event, &error);
                 self.parts.store.abandon(&lease).await?;
-                Ok(Converged::Unfinished { reason: chain(&error) })
+                Ok(Converged::Unfinished { reason: Chain(&error).to_string() })
             }
         }
+    }
+
+    fn tell(&self, event: &EventKey, error: &ConvergeError) {
+        error.tell(event);
+        self.note(|work| work.troubles = work.troubles.max(u64::from(error.needs_person())));
     }
 
     /// If this invocation dies, the nudge comes after its lease has ended.
     async fn leave_nudge(&self, event: &EventKey, delay_ms: u64) {
         let delay_s = u32::try_from(delay_ms.div_ceil(1000)).unwrap_or(900).min(900);
         if let Err(error) = self.parts.nudges.nudge(event, delay_s).await {
-            tracing::warn!(%event, error = %chain(&error), "no nudge was left; the schedule will find the event");
+            tracing::warn!(%event, error = %Chain(&error), "no nudge was left; the schedule will find the event");
         }
     }
 
@@ -133,7 +143,7 @@ impl<T: Table> Doorkeeper<T> {
     ) -> Result<Converged, ConvergeError> {
         if let Err(error) = self.parts.store.replay(&lease.event).await {
             // The lease is not released before it is done.
-            tracing::warn!(event = %lease.event, error = %chain(&error), "replay of waiting facts left for later");
+            tracing::warn!(event = %lease.event, error = %Chain(&error), "replay of waiting facts left for later");
         }
         for _ in 0..ROUNDS_MAX {
             let again_at_ms = match self.round(account, &lease, deadline_ms, commits).await? {
@@ -148,6 +158,7 @@ impl<T: Table> Doorkeeper<T> {
                 Release::NewWork(renewed) => {
                     // The waiting facts of a kiosk that was just announced are work, too.
                     self.parts.store.replay(&lease.event).await?;
+                    self.note(|work| work.behind_since_ms = renewed.behind_since_ms.or(work.behind_since_ms));
                     lease = renewed;
                 }
                 Release::Fenced => return Err(ConvergeError::Fenced),
@@ -211,10 +222,21 @@ impl<T: Table> Doorkeeper<T> {
         let records: Vec<&RoomRecord> = event.rooms.iter().filter(|room| room.incarnation == incarnation).collect();
         let mut rooms = Vec::new();
         for record in records.iter().filter(|record| record.state == RoomState::Active) {
-            match self.open(lease, record).await {
-                Ok(room) => rooms.push(self.follow(account, lease, room).await?),
+            match self.open(account, lease, record).await {
+                Ok(room) => match self.follow(account, lease, room, deadline_ms).await? {
+                    Some(room) => rooms.push(room),
+                    None => return Ok(Round::Stop("the log is longer than the time at hand".to_owned())),
+                },
                 Err(error) if error.is_unreadable_room() => {
-                    self.declare_lost(lease, record, error.code(), &chain(&error), Vec::new()).await?;
+                    self.declare_lost(lease, record, error.code(), &Chain(&error).to_string(), Vec::new()).await?;
+                    return Ok(Round::Acted);
+                }
+                Err(ConvergeError::OtherInstallation) => {
+                    let newest = self.newest_account().await?;
+                    if newest.is_none_or(|newest| newest.installation() != account.installation()) {
+                        return Ok(Round::Stop("the account was replaced meanwhile".to_owned()));
+                    }
+                    self.await_welcome(lease, record).await?;
                     return Ok(Round::Acted);
                 }
                 Err(error) => return Err(error),
@@ -224,12 +246,17 @@ impl<T: Table> Doorkeeper<T> {
             // Its record says so; the next look finds a successor missing.
             return Ok(Round::Acted);
         }
+        let awaited = records.iter().any(|record| matches!(record.state, RoomState::AwaitingWelcome { .. }));
+        if awaited && rooms.is_empty() {
+            return Ok(Round::Stop(AWAITED.to_owned()));
+        }
         let standing = self.parts.store.standing(&incarnation).await?;
         let findings = self.findings(account, &incarnation, live, &standing, &rooms).await?;
         self.remember_links(&incarnation, &findings, &rooms).await?;
         let seated = self.last_seated(&records).await?;
         let input = self.input(&findings, &records, &rooms, &seated, live);
         let plan = planner::plan(&input);
+        self.note(|work| work.troubles = work.troubles.max(count(plan.alarms.len())));
         for alarm in &plan.alarms {
             tracing::error!(event = %event.event, alarm = %alarm, "needs a person");
         }
@@ -241,6 +268,9 @@ impl<T: Table> Doorkeeper<T> {
             if findings.missed {
                 return Ok(Round::Stop("not all could be found out".to_owned()));
             }
+            if awaited {
+                return Ok(Round::Stop(AWAITED.to_owned()));
+            }
             let at_ms = self.parts.clock.now_ms() + DAY_MS;
             return Ok(Round::Rest { again_at_ms: next.into_iter().chain(healing).fold(at_ms, u64::min) });
         };
@@ -251,13 +281,28 @@ impl<T: Table> Doorkeeper<T> {
         self.act(account, lease, event, incarnation, step, rooms, findings, commits).await
     }
 
-    /// Reads a room's log and stores what must not be forgotten, with the cursor that says it was read.
-    async fn follow(&self, account: &Account, lease: &Lease, mut room: Room) -> Result<Room, ConvergeError> {
+    /// Reads a room's log and stores what must not be forgotten, with the cursor that says it was read. `None` if the
+    /// deadline comes before the log's end: the next look goes on from there.
+    async fn follow(
+        &self,
+        account: &Account,
+        lease: &Lease,
+        mut room: Room,
+        deadline_ms: u64,
+    ) -> Result<Option<Room>, ConvergeError> {
         let record = room.record.clone();
-        let mut events = Vec::new();
-        let walked = room.group.sync(account, &*self.parts.network, &mut Identities::default(), &mut events).await;
+        let (mut events, mut identities) = (Vec::new(), Identities::default());
+        let (walked, cut_short) = loop {
+            match room.group.sync_page(account, &*self.parts.network, &mut identities, &mut events).await {
+                Ok(true) if self.out_of_time(deadline_ms) => break (Ok(()), true),
+                Ok(true) => {}
+                Ok(false) => break (Ok(()), false),
+                Err(trouble) => break (Err(trouble), false),
+            }
+        };
         #[cfg(feature = "planted-bugs")]
         crate::planted::walked(&mut room.group, &events);
+        self.note(|work| work.read(&events));
         if room.group.lost() == Some(&Lost::RolledBack) {
             // What the record says was looked at was noted then, and newer notes may have followed.
             events.retain(|event| event.id().is_none_or(|id| id > record.seen));
@@ -269,12 +314,13 @@ impl<T: Table> Doorkeeper<T> {
         };
         let writes = self.marks(account, &record.incarnation, &standing, &events);
         let lost = room.group.lost().is_some();
-        if lost || events.iter().any(matters) || room.unsaved_messages() > UNSAVED_MESSAGES_MAX {
+        let aged = room.unsaved_messages() > UNSAVED_MESSAGES_MAX || room.wants_new_data_key(self.parts.clock.now_ms());
+        if lost || cut_short || aged || events.iter().any(matters) {
             let wallets = |inbox: &str| wallets_in(&standing, inbox);
             self.save(lease, &mut room, &wallets, writes).await?;
         }
         walked?;
-        Ok(room)
+        Ok((!cut_short).then_some(room))
     }
 
     /// Keeps rooms for the next time; notes how far their logs were looked at.
@@ -347,7 +393,11 @@ impl<T: Table> Doorkeeper<T> {
             None => {
                 let successor =
                     records.iter().find(|other| other.succeeds == Some(record.group)).map(|other| other.group);
-                lost_view(record.group, successor, seated.get(&record.group))
+                let state = match record.state {
+                    RoomState::AwaitingWelcome { .. } => planner::RoomState::Awaited,
+                    _ => planner::RoomState::Lost { successor },
+                };
+                unopened_view(record.group, state, seated.get(&record.group))
             }
         });
         let mut admission = Admission::new(&findings.claims);
@@ -437,6 +487,7 @@ impl<T: Table> Doorkeeper<T> {
             unexplained_removals: 0,
             repaired_ms: BTreeMap::new(),
             healing: None,
+            outbox_since_ms: None,
         };
         let mut room = Room::new(record, group);
         self.save(lease, &mut room, &|inbox: &str| findings.wallets_of(inbox), vec![lease.still_mine()]).await?;
@@ -508,6 +559,7 @@ impl<T: Table> Doorkeeper<T> {
         let walked = room.group.sync(account, network, &mut Identities::default(), &mut events).await;
         #[cfg(feature = "planted-bugs")]
         crate::planted::walked(&mut room.group, &events);
+        self.note(|work| work.read(&events));
         let standing = self.parts.store.standing(&room.record.incarnation).await?;
         let writes = self.marks(account, &room.record.incarnation, &standing, &events);
         let wallets = |inbox: &str| findings.wallets_of(inbox);
@@ -527,7 +579,7 @@ impl<T: Table> Doorkeeper<T> {
         }
         if let Err(error) = self.send_welcomes(lease, &mut room, findings).await {
             // They are stored: the next look sends them, after what is more urgent.
-            tracing::warn!(room = %room.record.group, error = %chain(&error), "welcomes left for later");
+            tracing::warn!(room = %room.record.group, error = %Chain(&error), "welcomes left for later");
             return Ok(Round::Acted);
         }
         self.keep(room);
@@ -558,7 +610,7 @@ fn matters(event: &Event) -> bool {
     }
 }
 
-fn wallets_in(standing: &Standing, inbox: &str) -> Vec<alloy_primitives::Address> {
+pub(crate) fn wallets_in(standing: &Standing, inbox: &str) -> Vec<alloy_primitives::Address> {
     standing.links.iter().filter(|link| link.inbox.as_str() == inbox).map(|link| link.wallet).collect()
 }
 
@@ -599,10 +651,11 @@ fn view(group: &Group, record: &RoomRecord) -> RoomView {
     }
 }
 
-fn lost_view(group: GroupId, successor: Option<GroupId>, seated: Option<&BTreeSet<InboxId>>) -> RoomView {
+/// A room by what is known of it in the clear.
+fn unopened_view(group: GroupId, state: planner::RoomState, seated: Option<&BTreeSet<InboxId>>) -> RoomView {
     RoomView {
         group,
-        state: planner::RoomState::Lost { successor },
+        state,
         members: seated.into_iter().flatten().map(|inbox| (inbox.clone(), MemberView::default())).collect(),
         failed_installations: BTreeSet::new(),
         strangers: BTreeSet::new(),
@@ -661,16 +714,4 @@ fn waiting(input: &Input, plan: &planner::Plan, findings: &Findings) -> BTreeMap
         }
     }
     waiting
-}
-
-/// An error with all that caused it.
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
 }

@@ -1,14 +1,12 @@
 //! What stops a convergence, and what it is told as.
 
 use usher_domain::EventKey;
-use usher_store::{SnapshotError, StoreError};
+use usher_store::{Chain, SnapshotError, StoreError};
 use usher_xmtp::{
-    AccountError, GroupError, IdentitiesError,
+    AccountError, GroupError, IdentitiesError, WelcomeError,
     group::{ChangeError, WalkError},
     network::NetworkError,
 };
-
-use crate::converge::chain;
 
 /// Why an event was not converged. The event stays due.
 #[derive(Debug, thiserror::Error)]
@@ -34,6 +32,9 @@ pub enum ConvergeError {
         /// The event's.
         newest: u64,
     },
+    /// A room's state is that of another installation than the account's.
+    #[error("the room's state is another installation's")]
+    OtherInstallation,
     /// XMTP did not answer.
     #[error("XMTP did not answer")]
     Network(#[from] NetworkError),
@@ -43,6 +44,9 @@ pub enum ConvergeError {
     /// A room's log was not read.
     #[error("a room's log was not read")]
     Walk(#[from] WalkError),
+    /// Welcomes were not read.
+    #[error("welcomes were not read")]
+    Welcome(#[from] WelcomeError),
     /// A change was not made.
     #[error("a room was not changed")]
     Change(#[from] ChangeError),
@@ -78,9 +82,11 @@ impl ConvergeError {
             Self::Snapshot(error) => error.code(),
             Self::NoSnapshot => "snapshot_missing",
             Self::FenceAhead { .. } => "fence_ahead",
+            Self::OtherInstallation => "other_installation",
             Self::Network(_) => "network",
             Self::Identities(_) => "identities",
             Self::Walk(_) => "walk",
+            Self::Welcome(_) => "welcome",
             Self::Change(_) => "change",
             Self::Group(_) => "group",
             Self::Account(_) => "account",
@@ -101,7 +107,7 @@ impl ConvergeError {
     }
 
     /// Whether trying again does not help by itself: what is stored, or the right to read it, is not as it should be.
-    fn needs_person(&self) -> bool {
+    pub(crate) fn needs_person(&self) -> bool {
         match self {
             Self::Snapshot(error) => !matches!(error, SnapshotError::Store(_)),
             Self::NoSnapshot | Self::FenceAhead { .. } | Self::Group(_) | Self::Account(_) => true,
@@ -111,11 +117,11 @@ impl ConvergeError {
 
     /// Logs why an event is left for later; an alarm if somebody has to look.
     pub(crate) fn tell(&self, event: &EventKey) {
-        let (code, error) = (self.code(), chain(self));
+        let (code, error) = (self.code(), Chain(self));
         if self.needs_person() {
-            tracing::error!(%event, error.code = code, error, "needs a person: convergence left for later");
+            tracing::error!(%event, error.code = code, %error, "needs a person: convergence left for later");
         } else {
-            tracing::warn!(%event, error.code = code, error, "convergence left for later");
+            tracing::warn!(%event, error.code = code, %error, "convergence left for later");
         }
     }
 }

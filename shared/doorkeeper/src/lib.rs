@@ -16,17 +16,22 @@ mod paced;
 #[cfg(feature = "planted-bugs")]
 mod planted;
 mod ports;
+mod recover;
 mod room;
 mod status;
 mod surroundings;
+mod upkeep;
+mod welcome;
+mod work;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex},
 };
 
+use alloy_primitives::Address;
 use usher_domain::{
-    GroupId,
+    GroupId, Person,
     admission::CreatorRole,
     planner::Limits,
     ports::{Clock, Randomness},
@@ -37,15 +42,22 @@ use usher_xmtp::{Account, Group, network::Network};
 pub use account::{AccountInfo, InitError, init_account};
 pub use converge::{Cause, Converged};
 pub use error::ConvergeError;
+pub use overdue::Oldest;
 pub use paced::Paced;
 pub use ports::{NudgeError, Nudges};
+pub use recover::{Progress, RecoverError, RoomProgress};
 pub use status::{RoomStatus, SeatStatus};
+pub use work::Work;
 
 /// What the deployment decides about rooms.
 #[derive(Debug, Clone, Default)]
 pub struct Policy {
     /// What creators are in their rooms.
     pub creator_role: CreatorRole,
+    /// Wallets whose inboxes sit in every room as admins, with or without a ticket.
+    pub moderators: BTreeSet<Address>,
+    /// Who is in no room, whatever they hold.
+    pub bans: BTreeSet<Person>,
     /// How large things may become.
     pub limits: Limits,
 }
@@ -72,10 +84,12 @@ pub struct Parts<T> {
 pub struct Doorkeeper<T> {
     parts: Parts<T>,
     surroundings: surroundings::Surroundings,
-    /// The account, once it was read: it changes only by hand.
+    /// The account, once it was read. It changes when its key package or its installation is replaced.
     account: Mutex<Option<Arc<Account>>>,
     /// Decoded rooms by the version of their heads, so that a warm process decodes a room once.
     rooms: Mutex<BTreeMap<GroupId, (u64, Group)>>,
+    /// What was done and not told yet.
+    work: Mutex<Work>,
 }
 
 impl<T> std::fmt::Debug for Doorkeeper<T> {
@@ -89,6 +103,6 @@ impl<T> Doorkeeper<T> {
     pub fn new(parts: Parts<T>) -> Self {
         let surroundings =
             surroundings::Surroundings { clock: parts.clock.clone(), randomness: parts.randomness.clone() };
-        Self { parts, surroundings, account: Mutex::default(), rooms: Mutex::default() }
+        Self { parts, surroundings, account: Mutex::default(), rooms: Mutex::default(), work: Mutex::default() }
     }
 }

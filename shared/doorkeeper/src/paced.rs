@@ -13,7 +13,7 @@ use alloy_primitives::Address;
 use async_trait::async_trait;
 use usher_domain::ports::Clock;
 use usher_store::{
-    Store, Table,
+    Chain, Store, Table,
     budget::{Class, PORTION_LIFE_MS, Purpose, RateLimits, Reserved},
 };
 use usher_xmtp::{
@@ -189,7 +189,7 @@ impl<T: Table> Paced<T> {
         let reserved = match self.store.reserve(&self.limits, class, self.purpose, cost, wanted).await {
             Ok(reserved) => reserved,
             Err(error) => {
-                tracing::warn!(method, error = &error as &dyn std::error::Error, "called without a reservation");
+                tracing::warn!(method, error = %Chain(&error), "called without a reservation");
                 return Ok(());
             }
         };
@@ -210,7 +210,7 @@ impl<T: Table> Paced<T> {
                 purse.quiet_until_ms = until_ms;
                 purse.heard_ms = now_ms;
             }
-            Err(error) => tracing::warn!(error = &error as &dyn std::error::Error, "the budget was not read"),
+            Err(error) => tracing::warn!(error = %Chain(&error), "the budget was not read"),
         }
     }
 
@@ -218,7 +218,7 @@ impl<T: Table> Paced<T> {
         let until_ms = match self.store.refused(&self.limits, class).await {
             Ok(until_ms) => until_ms,
             Err(error) => {
-                tracing::warn!(error = &error as &dyn std::error::Error, "nobody else was told to be quiet");
+                tracing::warn!(error = %Chain(&error), "nobody else was told to be quiet");
                 self.clock.now_ms() + 60_000
             }
         };

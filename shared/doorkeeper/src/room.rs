@@ -8,12 +8,17 @@ use usher_store::{
     snapshot::{SIDE_WRITES_MAX, Save},
     table::Write,
 };
-use usher_xmtp::{Group, Lost, attributes};
+use usher_xmtp::{Account, Group, Lost, attributes};
 
 use crate::{
     ConvergeError, Doorkeeper,
     status::{RoomStatus, SeatStatus},
+    work::count,
 };
+
+/// A room that changes has a new data key every 30 days, see [`usher_store::snapshot::KEY_LIFE_MS`]; one at rest is saved
+/// for it at this age, in milliseconds.
+const DATA_KEY_AGE_MS_MAX: u64 = 90 * 24 * 60 * 60 * 1000;
 
 /// A room that the lease's holder has claimed.
 #[derive(Debug)]
@@ -23,12 +28,24 @@ pub(crate) struct Room {
     version: u64,
     /// The newest message the stored snapshot knows.
     stored_cursor: u64,
+    /// When the data key of the stored snapshot was made, in milliseconds since 1970.
+    data_key_at_ms: u64,
 }
 
 impl Room {
     /// A room that is not stored yet.
     pub(crate) fn new(record: RoomRecord, group: Group) -> Self {
-        Self { record, group, version: 0, stored_cursor: 0 }
+        Self::in_place_of(record, group, 0)
+    }
+
+    /// A room instead of whatever is stored at this version.
+    pub(crate) fn in_place_of(record: RoomRecord, group: Group, version: u64) -> Self {
+        Self { record, group, version, stored_cursor: 0, data_key_at_ms: 0 }
+    }
+
+    /// Whether the stored state is sealed with a key that has served for too long.
+    pub(crate) fn wants_new_data_key(&self, now_ms: u64) -> bool {
+        now_ms.saturating_sub(self.data_key_at_ms) > DATA_KEY_AGE_MS_MAX
     }
 
     pub(crate) fn unsaved_messages(&self) -> u64 {
@@ -61,7 +78,12 @@ impl Room {
 
 impl<T: Table> Doorkeeper<T> {
     /// Claims a room for the lease and reads it. From here on nobody with an older lease can write it.
-    pub(crate) async fn open(&self, lease: &Lease, record: &RoomRecord) -> Result<Room, ConvergeError> {
+    pub(crate) async fn open(
+        &self,
+        account: &Account,
+        lease: &Lease,
+        record: &RoomRecord,
+    ) -> Result<Room, ConvergeError> {
         let owner = Owner::Room(record.group);
         let snapshot = match self.parts.snapshots.claim(&owner, lease.fence).await {
             Err(SnapshotError::Fenced { by }) => return Err(self.overtaken(lease, &owner, by).await?),
@@ -74,9 +96,13 @@ impl<T: Table> Doorkeeper<T> {
         };
         #[cfg(feature = "planted-bugs")]
         let group = crate::planted::opened(group);
+        if group.installation().is_some_and(|installation| installation != account.installation()) {
+            return Err(ConvergeError::OtherInstallation);
+        }
         let status: Option<RoomStatus> = serde_json::from_str(&snapshot.status).ok();
         let stored_cursor = status.map_or(0, |status| status.cursor);
-        Ok(Room { record: record.clone(), group, version: snapshot.version, stored_cursor })
+        let (version, data_key_at_ms) = (snapshot.version, snapshot.data_key_at_ms);
+        Ok(Room { record: record.clone(), group, version, stored_cursor, data_key_at_ms })
     }
 
     /// Why a room's fence is ahead of the lease: a newer lease, or a head that somebody else has put there.
@@ -108,6 +134,10 @@ impl<T: Table> Doorkeeper<T> {
         let apart = if Bug::BanApart.is_planted() { std::mem::take(&mut side_writes) } else { Vec::new() };
         let status = room.status(wallets);
         room.record.seen = status.cursor;
+        let has_outbox = room.group.has_pending_commit() || room.group.has_welcomes();
+        let since_ms = room.record.outbox_since_ms.unwrap_or_else(|| self.parts.clock.now_ms());
+        room.record.outbox_since_ms = has_outbox.then_some(since_ms);
+        self.note(|work| work.snapshot_bytes = work.snapshot_bytes.max(count(plaintext.len())));
         side_writes.push(room.record.write());
         // Rows that do not fit into the transaction go first: the log is read again if what follows does not happen,
         // and says the same again.
@@ -146,6 +176,7 @@ impl<T: Table> Doorkeeper<T> {
         mut rows: Vec<Write>,
     ) -> Result<(), ConvergeError> {
         tracing::error!(event = %lease.event, room = %record.group, error.code = code, reason, "room lost");
+        self.note(|work| work.rooms_lost += 1);
         let lost = RoomRecord { state: RoomState::Lost { reason: reason.to_owned() }, ..record.clone() };
         rows.push(lost.write());
         self.write_fenced(lease, rows).await
@@ -175,12 +206,22 @@ impl<T: Table> Doorkeeper<T> {
             return Ok(seated);
         }
         for record in records.iter().filter(|record| record.state != RoomState::Active) {
-            let status = self.parts.store.status(&Owner::Room(record.group)).await?;
-            let status: Option<RoomStatus> = status.and_then(|status| serde_json::from_str(&status).ok());
-            let seats = status.into_iter().flat_map(|status| status.seats);
-            seated.insert(record.group, seats.filter_map(|seat| seat.inbox.parse().ok()).collect());
+            seated.insert(record.group, self.seated(record).await?);
         }
         Ok(seated)
+    }
+
+    /// Who sat in a room when it was last saved, as far as was stored in the clear.
+    pub(crate) async fn seated(&self, record: &RoomRecord) -> Result<BTreeSet<InboxId>, ConvergeError> {
+        let status = self.status(record).await?;
+        let seats = status.into_iter().flat_map(|status| status.seats);
+        Ok(seats.filter_map(|seat| seat.inbox.parse().ok()).collect())
+    }
+
+    /// What was stored in the clear when a room was last saved.
+    pub(crate) async fn status(&self, record: &RoomRecord) -> Result<Option<RoomStatus>, ConvergeError> {
+        let status = self.parts.store.status(&Owner::Room(record.group)).await?;
+        Ok(status.and_then(|status| serde_json::from_str(&status).ok()))
     }
 
     /// Keeps a room's decoded state for the next time. Only for rooms whose memory is at or ahead of what is stored by

@@ -15,7 +15,8 @@ use usher_store::{
 
 use crate::{
     Invocation, Usher,
-    converge::converge_all,
+    converge::{Tally, converge_all},
+    metrics::Record,
     telemetry::{Chain, panic_text},
 };
 
@@ -42,8 +43,19 @@ pub async fn handle_queue<T: Table + Clone>(
     batch: SqsEvent,
     invocation: &Invocation,
 ) -> Result<SqsBatchResponse, NoMessageId> {
-    let stored = store_batch(&usher.store, &usher.chains, batch.records).await?;
-    let tally = converge_all(usher, &stored.due, invocation, Cause::Fact).await;
+    let usage = usher.metrics.usage();
+    let queued_ms = sent_ms(&batch).map(|sent_ms| usher.adapters.clock.now_ms().saturating_sub(sent_ms));
+    let (stored, tally) = match usher.current().await {
+        Ok(current) => {
+            let stored = store_batch(&usher.store, &current.settings.chains, batch.records).await?;
+            let tally = converge_all(usher, &current, &stored.due, invocation, Cause::Fact).await;
+            (stored, tally)
+        }
+        Err(error) => {
+            error!(invocation = invocation.id, error = %Chain(&error), "nothing can be read: all messages come again");
+            (left_batch(batch.records)?, Tally::default())
+        }
+    };
     info!(
         invocation = invocation.id,
         messages = stored.messages,
@@ -57,6 +69,12 @@ pub async fn handle_queue<T: Table + Clone>(
         events.left = tally.left,
         "batch handled"
     );
+    let record = Record::of_invocation("batch", &invocation.id)
+        .duration("QueueMs", queued_ms)
+        .stored(&stored)
+        .tally(stored.due.len(), tally)
+        .usage(usher.metrics.usage_since(usage));
+    usher.metrics.tell(usher.adapters.clock.now_ms(), record);
     let mut response = SqsBatchResponse::default();
     response.set_failures(stored.failed);
     Ok(response)
@@ -74,6 +92,28 @@ struct Stored {
     due: BTreeSet<EventKey>,
 }
 
+impl Record {
+    fn stored(self, stored: &Stored) -> Self {
+        self.count("Messages", stored.messages)
+            .count("MessagesFailed", stored.failed.len())
+            .count("Facts", stored.facts)
+            .count("Ignored", stored.ignored)
+            .count("Parked", stored.parked)
+    }
+
+    pub(crate) fn tally(self, events: usize, tally: Tally) -> Self {
+        self.property("events", events)
+            .property("done", tally.done)
+            .property("held", tally.held)
+            .property("left", tally.left)
+    }
+}
+
+/// When the oldest message of a batch was sent, in milliseconds since 1970.
+fn sent_ms(batch: &SqsEvent) -> Option<u64> {
+    batch.records.iter().filter_map(|record| record.attributes.get("SentTimestamp")?.parse().ok()).min()
+}
+
 /// One message on its way into the ledger.
 struct Message {
     id: String,
@@ -89,12 +129,8 @@ async fn store_batch<T: Table>(
     chains: &Chains,
     records: Vec<SqsMessage>,
 ) -> Result<Stored, NoMessageId> {
-    let named = records.into_iter().enumerate().map(|(index, record)| {
-        let id = record.message_id.filter(|id| !id.is_empty()).ok_or(NoMessageId { index })?;
-        Ok((id, record.body.unwrap_or_default()))
-    });
-    let named = named.collect::<Result<Vec<_>, _>>()?;
-    let mut messages = join_all(named.into_iter().map(|(id, body)| read_message(store, chains, id, body))).await;
+    let mut messages =
+        join_all(named(records)?.into_iter().map(|(id, body)| read_message(store, chains, id, body))).await;
     let (outcomes, due) = record_all(store, &messages).await;
 
     let mut stored = Stored { messages: messages.len(), due, ..Stored::default() };
@@ -108,6 +144,21 @@ async fn store_batch<T: Table>(
         }
     }
     Ok(stored)
+}
+
+/// What becomes of a batch that nobody can read: nothing, and every message comes again.
+fn left_batch(records: Vec<SqsMessage>) -> Result<Stored, NoMessageId> {
+    let failed: Vec<String> = named(records)?.into_iter().map(|(id, _)| id).collect();
+    Ok(Stored { messages: failed.len(), failed, ..Stored::default() })
+}
+
+/// The messages' ids and bodies.
+fn named(records: Vec<SqsMessage>) -> Result<Vec<(String, String)>, NoMessageId> {
+    let named = records.into_iter().enumerate().map(|(index, record)| {
+        let id = record.message_id.filter(|id| !id.is_empty()).ok_or(NoMessageId { index })?;
+        Ok((id, record.body.unwrap_or_default()))
+    });
+    named.collect()
 }
 
 /// Reads one body and parks what cannot be used. A panic is this message's failure.

@@ -6,11 +6,13 @@ use std::{collections::BTreeSet, panic::AssertUnwindSafe, time::Duration};
 use futures::FutureExt as _;
 use tracing::{Instrument as _, error, info, info_span, warn};
 use usher_domain::EventKey;
-use usher_doorkeeper::{Cause, Converged, Doorkeeper};
+use usher_doorkeeper::{Cause, Converged, Doorkeeper, Work};
 use usher_store::Table;
 
 use crate::{
     Invocation, Usher,
+    current::Current,
+    metrics::Record,
     telemetry::{Chain, panic_text},
 };
 
@@ -33,6 +35,7 @@ pub(crate) struct Tally {
 /// Converges events one after the other, until the invocation's deadline is near.
 pub(crate) async fn converge_all<T: Table + Clone>(
     usher: &Usher<T>,
+    current: &Current<T>,
     events: &BTreeSet<EventKey>,
     invocation: &Invocation,
     cause: Cause,
@@ -41,7 +44,7 @@ pub(crate) async fn converge_all<T: Table + Clone>(
     if events.is_empty() {
         return tally;
     }
-    let doorkeeper = match usher.doorkeeper().await {
+    let doorkeeper = match usher.doorkeeper_of(current).await {
         Ok(Some(doorkeeper)) => doorkeeper,
         Ok(None) => {
             warn!(
@@ -62,7 +65,18 @@ pub(crate) async fn converge_all<T: Table + Clone>(
             continue;
         }
         let span = info_span!("converge", %event, ?cause);
-        match converge(usher, doorkeeper, event, invocation, time_left_ms, cause).instrument(span).await {
+        let usage = usher.metrics.usage();
+        let (ended, outcome) =
+            converge(usher, current, doorkeeper, event, invocation, time_left_ms, cause).instrument(span).await;
+        let now_ms = usher.adapters.clock.now_ms();
+        let removals = current.removals().map(Doorkeeper::take_work).filter(|work| *work != Work::default());
+        for work in [doorkeeper.take_work()].into_iter().chain(removals) {
+            let record = Record::new("converge").property("invocation", &*invocation.id);
+            let record = record.property("event", event.to_string()).property("outcome", outcome);
+            let record = record.work(&work, outcome == DONE, now_ms).usage_of_part(usher.metrics.usage_since(usage));
+            usher.metrics.tell(now_ms, record);
+        }
+        match ended {
             Ended::Done => tally.done += 1,
             Ended::Held => tally.held += 1,
             Ended::Left => continue,
@@ -72,6 +86,9 @@ pub(crate) async fn converge_all<T: Table + Clone>(
     tally
 }
 
+/// The outcome of an event whose rooms are in step.
+const DONE: &str = "done";
+
 enum Ended {
     Done,
     Held,
@@ -80,16 +97,17 @@ enum Ended {
 
 async fn converge<T: Table + Clone>(
     usher: &Usher<T>,
+    current: &Current<T>,
     doorkeeper: &Doorkeeper<T>,
     event: &EventKey,
     invocation: &Invocation,
     time_left_ms: u64,
     cause: Cause,
-) -> Ended {
+) -> (Ended, &'static str) {
     let deadline_ms = invocation.deadline_ms.saturating_sub(MARGIN_MS);
     let attempt = async {
         let converged = doorkeeper.converge(event, &invocation.id, deadline_ms, cause).await?;
-        match (&converged, usher.removals()) {
+        match (&converged, current.removals()) {
             (Converged::Unfinished { reason }, Some(removals)) if removals.owes_removal(event).await? => {
                 info!(reason, "somebody must go: on with what is left for removals");
                 removals.converge(event, &invocation.id, deadline_ms, Cause::Nudge).await
@@ -102,39 +120,39 @@ async fn converge<T: Table + Clone>(
     let patience = Duration::from_millis(time_left_ms.saturating_sub(MARGIN_MS));
     let Ok(attempt) = tokio::time::timeout(patience, attempt).await else {
         warn!(outcome = "overran", "dropped at the deadline");
-        return Ended::Left;
+        return (Ended::Left, "overran");
     };
     let converged = match attempt {
         Ok(Ok(converged)) => converged,
         Ok(Err(error)) => {
             warn!(outcome = "failed", error.code = error.code(), error = %Chain(&error), "not converged");
-            return Ended::Left;
+            return (Ended::Left, "failed");
         }
         Err(panic) => {
             error!(outcome = "panicked", panic = panic_text(&*panic), "not converged");
-            return Ended::Left;
+            return (Ended::Left, "panicked");
         }
     };
     match converged {
         Converged::Done { generation, commits } => {
-            info!(outcome = "done", generation, commits, rooms = rooms(usher, event).await, "converged");
-            Ended::Done
+            info!(outcome = DONE, generation, commits, rooms = rooms(usher, event).await, "converged");
+            (Ended::Done, DONE)
         }
         Converged::Held => {
             info!(outcome = "held", "somebody else is at it");
-            Ended::Held
+            (Ended::Held, "held")
         }
         Converged::NoSuchEvent => {
             info!(outcome = "no_such_event", "there is no such event");
-            Ended::Done
+            (Ended::Done, "no_such_event")
         }
         Converged::Unfinished { reason } => {
             info!(outcome = "unfinished", reason, rooms = rooms(usher, event).await, "there is work left");
-            Ended::Left
+            (Ended::Left, "unfinished")
         }
         Converged::NotReady => {
             warn!(outcome = "not_ready", "the XMTP account is not made: the rooms follow once the account is made");
-            Ended::Left
+            (Ended::Left, "not_ready")
         }
     }
 }

@@ -1,6 +1,7 @@
 //! Initialising a deployment: its id, and usher's own XMTP account. An operator's act, never a function's.
 
 use std::{
+    fmt,
     fs::OpenOptions,
     io::{self, Write as _},
     os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _},
@@ -9,8 +10,12 @@ use std::{
 
 use usher_domain::ports::Randomness;
 use usher_doorkeeper::{AccountInfo, InitError, init_account};
-use usher_store::{StoreError, Table};
-use usher_xmtp::identity::{LocalWallet, SignerError, WalletSigner};
+use usher_store::{Owner, StoreError, Table};
+use usher_xmtp::{
+    Account, IDENTITY_UPDATES_MAX, INSTALLATIONS_MAX, Identities, IdentitiesError,
+    identity::{InboxId, LocalWallet, SignerError, WalletSigner},
+    network::Network,
+};
 use zeroize::Zeroizing;
 
 use crate::usher::{OpenError, Usher};
@@ -21,6 +26,14 @@ pub enum SetUpError {
     /// The deployment's id was not written.
     #[error("the deployment's id was not written")]
     Deployment(#[from] StoreError),
+    /// The deployment was initialised for another network, where its account and rooms are.
+    #[error("the deployment was initialised for XMTP network {bound}, and this is {told}: one deployment, one network")]
+    OtherNetwork {
+        /// The network that it is bound to.
+        bound: String,
+        /// The network that is at hand.
+        told: String,
+    },
     /// The data key cannot be used.
     #[error("the data key cannot be used")]
     DataKey(#[from] OpenError),
@@ -47,12 +60,74 @@ pub enum WalletFileError {
 }
 
 impl<T: Table + Clone> Usher<T> {
-    /// Writes the deployment's id and makes its XMTP account, or finds both; after a crash at any point, a repetition
-    /// ends with one of each.
+    /// Writes the deployment's id, binds it to the network if that has a name, and makes its XMTP account, or finds all
+    /// of them; after a crash at any point, a repetition ends with one of each.
     pub async fn init(&self, wallet: &dyn WalletSigner) -> Result<AccountInfo, SetUpError> {
-        let snapshots = self.snapshots(self.store.init_deployment().await?)?;
+        let deployment = self.store.init_deployment().await?;
+        if let Some(told) = &self.network {
+            let bound = self.store.bind_network(told).await?;
+            if bound != *told {
+                return Err(SetUpError::OtherNetwork { bound, told: told.clone() });
+            }
+        }
+        let snapshots = self.snapshots(deployment)?;
         let (clock, randomness) = (self.adapters.clock.clone(), self.adapters.randomness.clone());
         Ok(init_account(&self.store, &snapshots, &*self.adapters.network, wallet, clock, randomness).await?)
+    }
+}
+
+impl<T: Table + Clone> Usher<T> {
+    /// The account as it is stored, for an operator to look at; `None` if there is none. Needs the data key.
+    pub async fn account(&self) -> Result<Option<Account>, SetUpError> {
+        let Some(deployment) = self.store.deployment().await? else { return Ok(None) };
+        let stored = self.snapshots(deployment)?.load(&Owner::Account).await.map_err(InitError::from)?;
+        let account = stored.map(|stored| Account::decode(&stored.plaintext)).transpose();
+        Ok(account.map_err(InitError::from)?)
+    }
+}
+
+/// What an inbox has used up of what can never be had again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+pub struct InboxUsage {
+    /// Installations that it has now; XMTP clients take [`INSTALLATIONS_MAX`].
+    pub installations: usize,
+    /// Entries of its identity log; nodes take [`IDENTITY_UPDATES_MAX`].
+    pub updates: usize,
+}
+
+impl InboxUsage {
+    /// What the network says of an inbox.
+    ///
+    /// # Errors
+    /// If the node does not answer.
+    pub async fn of(inbox: &InboxId, network: &dyn Network) -> Result<Self, IdentitiesError> {
+        let updates = network.identity_updates(&[(inbox.clone(), 0)]).await?.iter().map(Vec::len).sum();
+        let mut identities = Identities::default();
+        identities.load(network, [inbox]).await?;
+        let installations = identities.latest(inbox).map_or(0, |(_, state)| state.installations().len());
+        Ok(Self { installations, updates })
+    }
+}
+
+impl fmt::Display for InboxUsage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { installations, updates } = self;
+        write!(f, "{installations} of {INSTALLATIONS_MAX} installations, ")?;
+        write!(f, "{updates} of {IDENTITY_UPDATES_MAX} identity updates used")
+    }
+}
+
+/// What the XMTP network at an address is called: `production` and `dev` are XMTP's own, `local` is whatever runs on this
+/// machine, and any other is called by its host and port.
+pub fn network_name(url: &str) -> String {
+    let authority = url.split_once("://").map_or(url, |(_, rest)| rest);
+    let authority = authority.split(['/', '?']).next().unwrap_or_default().to_ascii_lowercase();
+    let host = authority.strip_suffix(":443").unwrap_or(&authority);
+    match host.rsplit_once(':').map_or(host, |(host, _)| host) {
+        "grpc.production.xmtp.network" => "production".to_owned(),
+        "grpc.dev.xmtp.network" => "dev".to_owned(),
+        name if name == "localhost" || name == "[::1]" || name.starts_with("127.") => "local".to_owned(),
+        _ => host.to_owned(),
     }
 }
 
@@ -85,6 +160,25 @@ mod tests {
 
     use super::*;
     use crate::Machine;
+
+    #[test]
+    fn networks_are_told_apart() {
+        for (url, name) in [
+            ("https://grpc.production.xmtp.network:443", "production"),
+            ("https://grpc.production.xmtp.network", "production"),
+            ("https://GRPC.dev.xmtp.network:443/", "dev"),
+            ("http://127.0.0.1:5556", "local"),
+            ("http://localhost:5556", "local"),
+            ("http://[::1]:5556", "local"),
+            ("https://xmtp.example.org", "xmtp.example.org"),
+            ("https://xmtp.example.org:443", "xmtp.example.org"),
+            ("https://xmtp.example.org:5050", "xmtp.example.org:5050"),
+            // Not XMTP's.
+            ("https://grpc.production.xmtp.network.example.org", "grpc.production.xmtp.network.example.org"),
+        ] {
+            assert_eq!(network_name(url), name, "{url}");
+        }
+    }
 
     #[test]
     fn a_wallet_is_made_once_and_kept() {

@@ -11,8 +11,12 @@ mod adapters;
 mod batch;
 mod config;
 mod converge;
+mod current;
 mod init;
 mod invocation;
+mod meter;
+mod metrics;
+mod settings;
 pub mod sweep;
 pub mod telemetry;
 #[cfg(test)]
@@ -22,8 +26,11 @@ mod usher;
 pub use adapters::{Machine, NUDGE_DELAY_S_MAX, SqsNudges};
 pub use batch::{NoMessageId, PARKED_REASON_BYTES_MAX, handle_queue};
 pub use config::{Config, ConfigError, DataKeyConfig};
-pub use init::{SetUpError, WalletFileError, local_wallet};
+pub use init::{InboxUsage, SetUpError, WalletFileError, local_wallet, network_name};
 pub use invocation::Invocation;
+pub use meter::Meter;
+pub use metrics::{Metrics, NAMESPACE, Sink, Stdout};
+pub use settings::{Document, DocumentError, Rooms, Seats, Settings, SettingsError, Version};
 pub use usher::{Adapters, AwsClients, ConnectError, DataKeySource, OpenError, Usher};
 #[doc(no_inline)]
 pub use usher_doorkeeper::AccountInfo;

@@ -11,10 +11,15 @@ use futures::{StreamExt as _, stream};
 use serde::{Deserialize, Serialize};
 use tracing::{error, info, warn};
 use usher_domain::EventKey;
-use usher_doorkeeper::{Cause, ConvergeError};
+use usher_doorkeeper::{Cause, ConvergeError, Doorkeeper, Oldest};
 use usher_store::Table;
 
-use crate::{Invocation, OpenError, Usher, converge::converge_all, telemetry::Chain};
+use crate::{
+    Invocation, OpenError, Usher,
+    converge::{Tally, converge_all},
+    metrics::Record,
+    telemetry::Chain,
+};
 
 /// How many nudges are sent at a time.
 const NUDGES_AT_ONCE: usize = 16;
@@ -23,6 +28,8 @@ const NUDGES_AT_ONCE: usize = 16;
 const NUDGES_MAX: usize = 1000;
 /// When there are more, others have their turn every minute.
 const TURN_MS: u64 = 60_000;
+/// Parked things are counted up to this many: reading them costs by their size.
+const PARKED_MAX: usize = 100;
 /// A look ends so long before its invocation does.
 const MARGIN_MS: u64 = 3_000;
 
@@ -100,10 +107,55 @@ pub async fn handle<T: Table + Clone>(
 }
 
 /// Sends one nudge for each event that is due, or whose rooms have news, at most [`NUDGES_MAX`]; returns how many.
+/// Tells how old the oldest work is.
 pub async fn handle_schedule<T: Table + Clone>(usher: &Usher<T>, invocation: &Invocation) -> Result<usize, SweepError> {
+    let usage = usher.metrics.usage();
+    let found = look(usher, invocation).await;
+    let now_ms = usher.adapters.clock.now_ms();
+    let record = Record::new("sweep").property("invocation", &*invocation.id);
+    let record = found.iter().fold(record, |record, found| found.tell(record, now_ms));
+    let swept = found.and_then(|Found { events, failed, .. }| match failed {
+        0 => Ok(events),
+        failed => Err(SweepError::Nudges { failed, events }),
+    });
+    let record = record.count("Sweeps", usize::from(swept.is_ok())).usage(usher.metrics.usage_since(usage));
+    usher.metrics.tell(now_ms, record);
+    swept
+}
+
+/// What a look came to.
+#[derive(Default)]
+struct Found {
+    is_initialised: bool,
+    /// How many events were to be nudged.
+    events: usize,
+    /// How many were not.
+    failed: usize,
+    /// How many events are due.
+    due: usize,
+    /// Unknown if there was no time for it.
+    oldest: Oldest,
+    parked: usize,
+}
+
+impl Found {
+    fn tell(&self, record: Record, now_ms: u64) -> Record {
+        let age_ms = |since_ms: Option<u64>| since_ms.map(|since_ms| now_ms.saturating_sub(since_ms));
+        record
+            .property("events", self.events)
+            .property("failed", self.failed)
+            .count("NotInitialised", usize::from(!self.is_initialised))
+            .count("Due", self.due)
+            .duration("OldestDueMs", age_ms(self.oldest.due_since_ms))
+            .duration("OldestOutboxMs", age_ms(self.oldest.outbox_since_ms))
+            .count("ParkedCount", self.parked)
+    }
+}
+
+async fn look<T: Table + Clone>(usher: &Usher<T>, invocation: &Invocation) -> Result<Found, SweepError> {
     let Some(doorkeeper) = usher.doorkeeper().await? else {
         warn!(invocation = invocation.id, "not initialised: make its account first");
-        return Ok(0);
+        return Ok(Found { parked: parked(usher, invocation).await, ..Found::default() });
     };
     // What is due must not wait for the news: looking for those takes the longer the more rooms there are.
     let all_due = doorkeeper.due().await?;
@@ -124,7 +176,30 @@ pub async fn handle_schedule<T: Table + Clone>(usher: &Usher<T>, invocation: &In
     failed += nudge_all(usher, &news, invocation).await;
     let events = due.len() + news.len();
     info!(invocation = invocation.id, events, events.due = all_due.len(), events.failed = failed, "nudged what is due");
-    if failed > 0 { Err(SweepError::Nudges { failed, events }) } else { Ok(events) }
+    let oldest = oldest(usher, &doorkeeper, invocation).await;
+    let parked = parked(usher, invocation).await;
+    Ok(Found { is_initialised: true, events, failed, due: all_due.len(), oldest, parked })
+}
+
+async fn oldest<T: Table + Clone>(usher: &Usher<T>, doorkeeper: &Doorkeeper<T>, invocation: &Invocation) -> Oldest {
+    match tokio::time::timeout(time_left(usher, invocation), doorkeeper.oldest()).await {
+        Ok(Ok(oldest)) => return oldest,
+        Ok(Err(error)) => {
+            warn!(invocation = invocation.id, error = %Chain(&error), "the oldest work was not looked for")
+        }
+        Err(_) => warn!(invocation = invocation.id, "the oldest work was not found in time"),
+    }
+    Oldest::default()
+}
+
+/// How many things are parked, up to [`PARKED_MAX`].
+async fn parked<T: Table + Clone>(usher: &Usher<T>, invocation: &Invocation) -> usize {
+    match tokio::time::timeout(time_left(usher, invocation), usher.store.parked_count(PARKED_MAX)).await {
+        Ok(Ok(parked)) => return parked,
+        Ok(Err(error)) => warn!(invocation = invocation.id, error = %Chain(&error), "parked things were not counted"),
+        Err(_) => warn!(invocation = invocation.id, "parked things were not counted in time"),
+    }
+    0
 }
 
 /// At most `max` of the events. When there are more, the next ones have their turn next.
@@ -160,7 +235,14 @@ async fn nudge_all<T: Table + Clone>(usher: &Usher<T>, events: &[EventKey], invo
 pub async fn handle_nudges<T: Table + Clone>(usher: &Usher<T>, batch: SqsEvent, invocation: &Invocation) {
     let messages = batch.records.len();
     let Nudged { events, dropped } = read(batch);
-    let tally = converge_all(usher, &events, invocation, Cause::Nudge).await;
+    let usage = usher.metrics.usage();
+    let tally = match usher.current().await {
+        Ok(current) => converge_all(usher, &current, &events, invocation, Cause::Nudge).await,
+        Err(error) => {
+            error!(invocation = invocation.id, error = %Chain(&error), "nothing can be done; the events stay due");
+            Tally { left: events.len(), ..Tally::default() }
+        }
+    };
     info!(
         invocation = invocation.id,
         messages,
@@ -171,6 +253,11 @@ pub async fn handle_nudges<T: Table + Clone>(usher: &Usher<T>, batch: SqsEvent, 
         events.left = tally.left,
         "nudges handled"
     );
+    let record = Record::of_invocation("nudges", &invocation.id)
+        .count("Messages", messages)
+        .tally(events.len(), tally)
+        .usage(usher.metrics.usage_since(usage));
+    usher.metrics.tell(usher.adapters.clock.now_ms(), record);
 }
 
 /// What a batch of nudges asks for.

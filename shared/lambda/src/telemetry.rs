@@ -1,8 +1,8 @@
 //! Logs: one JSON object per line on standard output, where Lambda collects them.
 
-use std::{error::Error, fmt};
-
 use tracing_subscriber::{EnvFilter, filter::LevelFilter};
+#[doc(no_inline)]
+pub use usher_store::Chain;
 
 /// Begins logging. Like `lambda_runtime`, it heeds Lambda's logging controls: the level is `AWS_LAMBDA_LOG_LEVEL`, or
 /// else the directives of `RUST_LOG`, or else `INFO`; lines are JSON unless `AWS_LAMBDA_LOG_FORMAT` is `Text`.
@@ -34,22 +34,6 @@ fn levels(variable: impl Fn(&'static str) -> Option<String>) -> EnvFilter {
     default.parse_lossy(variable("RUST_LOG").unwrap_or_default())
 }
 
-/// Shows an error with everything that caused it.
-#[derive(Debug, Clone, Copy)]
-pub struct Chain<'a>(pub &'a (dyn Error + 'static));
-
-impl fmt::Display for Chain<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.0)?;
-        let mut cause = self.0.source();
-        while let Some(error) = cause {
-            write!(f, ": {error}")?;
-            cause = error.source();
-        }
-        Ok(())
-    }
-}
-
 /// What a panic said.
 pub(crate) fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {
     let text = panic.downcast_ref::<&str>().copied();
@@ -59,16 +43,6 @@ pub(crate) fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[derive(Debug, thiserror::Error)]
-    #[error("the roof fell")]
-    struct Outer(#[source] std::io::Error);
-
-    #[test]
-    fn an_error_is_shown_with_its_causes() {
-        let error = Outer(std::io::Error::other("a beam broke"));
-        assert_eq!(Chain(&error).to_string(), "the roof fell: a beam broke");
-    }
 
     #[test]
     fn lambda_decides_the_level_before_rust_log_does() {

@@ -19,7 +19,7 @@ use usher_store::{
 };
 use usher_xmtp::V3;
 
-use crate::{Adapters, DataKeySource, Invocation, Machine, Usher};
+use crate::{Adapters, DataKeySource, Invocation, Machine, Meter, Metrics, Sink, Usher};
 
 pub(crate) const NOW_MS: u64 = 1_900_000_000_000;
 const FACTORY: &str = "0x5fbdb2315678afecb367f032d93f642f64180aa3";
@@ -133,6 +133,22 @@ impl Nudges for Sent {
     }
 }
 
+/// Metrics that were told.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Lines(Arc<Mutex<Vec<serde_json::Value>>>);
+
+impl Sink for Lines {
+    fn write(&self, line: &str) {
+        self.0.lock().unwrap().push(serde_json::from_str(line).unwrap());
+    }
+}
+
+impl Lines {
+    pub(crate) fn taken(&self) -> Vec<serde_json::Value> {
+        std::mem::take(&mut *self.0.lock().unwrap())
+    }
+}
+
 /// An usher with the parts a test looks into. Its XMTP node is nowhere.
 pub(crate) struct Rig {
     pub(crate) usher: Usher<Troubled>,
@@ -141,6 +157,14 @@ pub(crate) struct Rig {
 }
 
 impl Rig {
+    /// The same rig, and what it tells.
+    pub(crate) fn metered(mut self) -> (Self, Lines) {
+        let lines = Lines::default();
+        let metrics = Metrics::new("test", "usher-test", Arc::new(lines.clone()), Meter::default());
+        self.usher = self.usher.with_metrics(metrics);
+        (self, lines)
+    }
+
     pub(crate) fn new() -> Self {
         Self::with("/nowhere/data.key".into(), Sent::default())
     }

@@ -1,22 +1,28 @@
 //! Everything that one deployment works with, wired.
 
-use std::{fmt, io, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    fmt, io,
+    path::PathBuf,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
-use aws_config::{BehaviorVersion, timeout::TimeoutConfig};
+use aws_config::{BehaviorVersion, SdkConfig, timeout::TimeoutConfig};
 use aws_smithy_http_client::tls;
-use tokio::sync::OnceCell;
 use usher_chain::Chains;
 use usher_domain::ports::{Clock, Randomness};
-use usher_doorkeeper::{Doorkeeper, Nudges, Paced, Parts, Policy};
-use usher_store::{
-    DataKeys, DeploymentId, FileDataKeys, KmsDataKeys, Snapshots, Store, StoreError, Table, budget::RateLimits,
-    dynamo::DynamoTable,
-};
+use usher_doorkeeper::{Nudges, Policy};
+use usher_store::{DataKeys, Store, StoreError, Table, budget::RateLimits, dynamo::DynamoTable};
 use usher_xmtp::{AddressError, V3, network::Network};
 
 use crate::{
     adapters::{Machine, SqsNudges},
     config::{Config, ConfigError, DataKeyConfig},
+    current::{Current, Source},
+    init::network_name,
+    meter::Meter,
+    metrics::Metrics,
+    settings::{Settings, SettingsError},
     telemetry::Chain,
 };
 
@@ -33,24 +39,15 @@ const AWS_TIMEOUT: Duration = Duration::from_secs(10);
 pub struct Usher<T = DynamoTable> {
     pub(crate) adapters: Adapters<T>,
     pub(crate) store: Arc<Store<T>>,
-    pub(crate) chains: Chains,
-    policy: Policy,
-    rate_limits: Option<RateLimits>,
-    /// Opened at first use: the deployment's id is in the table, once somebody wrote it.
-    doorkeepers: OnceCell<Doorkeepers<T>>,
-}
-
-/// Who works on rooms.
-struct Doorkeepers<T> {
-    /// Does everything.
-    all: Doorkeeper<T>,
-    /// Does nothing but removals once what all may spend of the node's limits is spent.
-    removals: Option<(Arc<Paced<T>>, Doorkeeper<T>)>,
+    pub(crate) metrics: Metrics,
+    pub(crate) source: Source<T>,
+    /// The name of the XMTP network, if it is told.
+    pub(crate) network: Option<String>,
 }
 
 impl<T> fmt::Debug for Usher<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Usher").field("chains", &self.chains).finish_non_exhaustive()
+        f.debug_struct("Usher").field("adapters", &self.adapters).finish_non_exhaustive()
     }
 }
 
@@ -106,6 +103,8 @@ pub struct AwsClients {
     pub sqs: aws_sdk_sqs::Client,
     /// KMS.
     pub kms: aws_sdk_kms::Client,
+    /// What their calls cost.
+    pub meter: Meter,
 }
 
 /// Why a function cannot start.
@@ -122,9 +121,20 @@ pub enum ConnectError {
 /// Why rooms cannot be worked on.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
+    /// There are no settings to work by.
+    #[error("there are no settings to work by")]
+    Settings(#[from] SettingsError),
     /// The deployment's id was not read.
     #[error("the deployment's id was not read")]
     Deployment(#[from] StoreError),
+    /// The deployment's rooms are on another network. On this one all of them would seem lost.
+    #[error("the deployment was initialised for XMTP network {bound}, and this is {told}")]
+    OtherNetwork {
+        /// The network that it is bound to.
+        bound: String,
+        /// The network that is at hand.
+        told: String,
+    },
     /// The key file cannot be used.
     #[error("the key file {path} cannot be used")]
     KeyFile {
@@ -139,6 +149,11 @@ pub enum OpenError {
 impl AwsClients {
     /// Clients as the environment describes them, with bounded calls.
     pub async fn from_env() -> Self {
+        Self::new(&Self::config_from_env().await)
+    }
+
+    /// How AWS is reached, as the environment and the files of the AWS command line describe it, with bounded calls.
+    pub async fn config_from_env() -> SdkConfig {
         let timeouts = TimeoutConfig::builder()
             .connect_timeout(AWS_CONNECT_TIMEOUT)
             .operation_attempt_timeout(AWS_ATTEMPT_TIMEOUT)
@@ -147,12 +162,23 @@ impl AwsClients {
         let https = aws_smithy_http_client::Builder::new()
             .tls_provider(tls::Provider::Rustls(tls::rustls_provider::CryptoMode::Ring))
             .build_https();
-        let config =
-            aws_config::defaults(BehaviorVersion::latest()).http_client(https).timeout_config(timeouts).load().await;
+        aws_config::defaults(BehaviorVersion::latest()).http_client(https).timeout_config(timeouts).load().await
+    }
+
+    /// Clients of this configuration.
+    pub fn new(config: &SdkConfig) -> Self {
+        let meter = Meter::default();
         Self {
-            dynamodb: aws_sdk_dynamodb::Client::new(&config),
-            sqs: aws_sdk_sqs::Client::new(&config),
-            kms: aws_sdk_kms::Client::new(&config),
+            dynamodb: aws_sdk_dynamodb::Client::from_conf(
+                aws_sdk_dynamodb::config::Builder::from(config).interceptor(meter.clone()).build(),
+            ),
+            sqs: aws_sdk_sqs::Client::from_conf(
+                aws_sdk_sqs::config::Builder::from(config).interceptor(meter.clone()).build(),
+            ),
+            kms: aws_sdk_kms::Client::from_conf(
+                aws_sdk_kms::config::Builder::from(config).interceptor(meter.clone()).build(),
+            ),
+            meter,
         }
     }
 }
@@ -161,7 +187,10 @@ impl Usher<DynamoTable> {
     /// What the process's environment describes. A failure is logged: a function that cannot start has no other voice.
     pub async fn from_env() -> Result<Self, ConnectError> {
         let connected = match Config::from_env() {
-            Ok(config) => Self::connect(&config, &AwsClients::from_env().await),
+            Ok(config) => {
+                let aws = AwsClients::from_env().await;
+                Self::connect(&config, &aws).map(|usher| usher.with_metrics(Metrics::from_env(aws.meter)))
+            }
             Err(error) => Err(error.into()),
         };
         connected.inspect_err(|error| tracing::error!(error = %Chain(error), "cannot start"))
@@ -181,78 +210,50 @@ impl Usher<DynamoTable> {
             clock: Arc::new(Machine),
             randomness: Arc::new(Machine),
         };
-        let usher = Self::new(adapters, config.chains.clone(), config.policy.clone());
-        Ok(usher.with_rate_limits(config.rate_limits))
+        Ok(Self::from_table(adapters).on_network(network_name(&config.xmtp_url)))
     }
 }
 
 impl<T: Table + Clone> Usher<T> {
-    /// An usher for these chains, on an XMTP node without rate limits.
-    pub fn new(adapters: Adapters<T>, chains: Chains, policy: Policy) -> Self {
-        let store = Store::new(adapters.table.clone(), adapters.clock.clone(), adapters.randomness.clone());
-        Self { adapters, store: Arc::new(store), chains, policy, rate_limits: None, doorkeepers: OnceCell::new() }
+    /// An usher whose settings are those in the table.
+    pub fn from_table(adapters: Adapters<T>) -> Self {
+        Self::with_source(adapters, Source::Table(Mutex::default()))
     }
 
-    /// The same usher on an XMTP node with these limits, kept together with all that work on the same table.
+    /// An usher for these chains, on an XMTP node without rate limits, whatever the table says.
+    pub fn new(adapters: Adapters<T>, chains: Chains, policy: Policy) -> Self {
+        let settings = Settings { chains, policy, rate_limits: None };
+        Self::with_source(adapters, Source::Fixed(Arc::new(Current::fixed(settings))))
+    }
+
+    fn with_source(adapters: Adapters<T>, source: Source<T>) -> Self {
+        let store = Store::new(adapters.table.clone(), adapters.clock.clone(), adapters.randomness.clone());
+        Self { adapters, store: Arc::new(store), metrics: Metrics::silent(), source, network: None }
+    }
+
+    /// The same usher on an XMTP node with these limits, kept together with all that work on the same table. (Settings
+    /// in the table have limits of their own.)
     #[must_use]
-    pub fn with_rate_limits(self, limits: Option<RateLimits>) -> Self {
-        Self { rate_limits: limits, doorkeepers: OnceCell::new(), ..self }
+    pub fn with_rate_limits(self, rate_limits: Option<RateLimits>) -> Self {
+        let Source::Fixed(current) = &self.source else { return self };
+        let settings = Settings { rate_limits, ..current.settings.clone() };
+        Self { source: Source::Fixed(Arc::new(Current::fixed(settings))), ..self }
+    }
+
+    /// The same usher on the XMTP network of this name: it is the deployment's, or no room is touched.
+    #[must_use]
+    pub fn on_network(self, name: impl Into<String>) -> Self {
+        Self { network: Some(name.into()), ..self }
+    }
+
+    /// The same usher, which tells these metrics.
+    #[must_use]
+    pub fn with_metrics(self, metrics: Metrics) -> Self {
+        Self { metrics, ..self }
     }
 
     /// The ledger.
     pub fn store(&self) -> &Store<T> {
         &self.store
-    }
-
-    /// Who works on rooms; `None` before the deployment was initialised. Functions never initialise it.
-    pub async fn doorkeeper(&self) -> Result<Option<&Doorkeeper<T>>, OpenError> {
-        if let Some(opened) = self.doorkeepers.get() {
-            return Ok(Some(&opened.all));
-        }
-        let Some(deployment) = self.store.deployment().await? else { return Ok(None) };
-        let open = async || Ok::<_, OpenError>(self.open(self.snapshots(deployment)?));
-        Ok(Some(&self.doorkeepers.get_or_try_init(open).await?.all))
-    }
-
-    /// Who still works on removals when nothing is left for the others; `None` as long as there is.
-    pub(crate) fn removals(&self) -> Option<&Doorkeeper<T>> {
-        let (paced, doorkeeper) = self.doorkeepers.get()?.removals.as_ref()?;
-        paced.is_spent().then_some(doorkeeper)
-    }
-
-    fn open(&self, snapshots: Snapshots<T>) -> Doorkeepers<T> {
-        let snapshots = Arc::new(snapshots);
-        let doorkeeper = |network: Arc<dyn Network>| {
-            Doorkeeper::new(Parts {
-                store: self.store.clone(),
-                snapshots: snapshots.clone(),
-                network,
-                nudges: self.adapters.nudges.clone(),
-                clock: self.adapters.clock.clone(),
-                randomness: self.adapters.randomness.clone(),
-                policy: self.policy.clone(),
-            })
-        };
-        let Adapters { network, clock, .. } = &self.adapters;
-        let Some(limits) = self.rate_limits else {
-            return Doorkeepers { all: doorkeeper(network.clone()), removals: None };
-        };
-        let paced = Arc::new(Paced::new(network.clone(), self.store.clone(), clock.clone(), limits));
-        let last = doorkeeper(Arc::new(paced.for_removals()));
-        Doorkeepers { all: doorkeeper(paced.clone()), removals: Some((paced, last)) }
-    }
-
-    /// The deployment's snapshots.
-    pub(crate) fn snapshots(&self, deployment: DeploymentId) -> Result<Snapshots<T>, OpenError> {
-        let Adapters { table, clock, randomness, .. } = &self.adapters;
-        let keys: Arc<dyn DataKeys> = match &self.adapters.data_key {
-            DataKeySource::Kms(client, id) => Arc::new(KmsDataKeys::new(client.clone(), id, deployment.clone())),
-            DataKeySource::File(path) => {
-                let opened = FileDataKeys::open(path, deployment.clone(), randomness.clone());
-                Arc::new(opened.map_err(|source| OpenError::KeyFile { path: path.clone(), source })?)
-            }
-            DataKeySource::Other(keys) => keys.clone(),
-        };
-        Ok(Snapshots::new(table.clone(), keys, deployment, clock.clone(), randomness.clone()))
     }
 }

@@ -1,4 +1,4 @@
-//! The deployment's id: drawn once, bound into everything sealed, so that one deployment's snapshots are useless to
+//! The deployment's id and network. The id: drawn once, bound into everything sealed, so that one deployment's snapshots are useless to
 //! another, while a table restored under another name can still be read.
 
 use std::{fmt, str::FromStr};
@@ -8,10 +8,11 @@ use usher_domain::ports::random;
 use crate::{
     Store, StoreError,
     item::{text, unreadable},
-    table::{Condition, Item, Key, Table, Write},
+    table::{Attributes, Condition, Item, Key, Step, Table, Write},
 };
 
 const ID: &str = "id";
+const NETWORK: &str = "network";
 
 /// Names a deployment: 16 random bytes, in hex.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -65,6 +66,19 @@ impl<T: Table> Store<T> {
                 _ => Err(error.into()),
             },
         }
+    }
+
+    /// The name of the XMTP network that the deployment is bound to; `None` before it was initialised.
+    pub async fn network(&self) -> Result<Option<String>, StoreError> {
+        Ok(self.table.get(&key()).await?.and_then(|item| item.text(NETWORK).map(str::to_owned)))
+    }
+
+    /// Binds the deployment to an XMTP network for good; returns the name of the one that it is bound to, which is
+    /// another if somebody else was first. To be called once the deployment has an id.
+    pub async fn bind_network(&self, network: &str) -> Result<String, StoreError> {
+        let bind = Write::update(key(), vec![Step::SetIfAbsent(NETWORK, network.into())]);
+        let item = self.table.write(&bind.when(Condition::ITEM_EXISTS)).await?;
+        Ok(text(&item, NETWORK)?.to_owned())
     }
 }
 

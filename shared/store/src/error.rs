@@ -41,12 +41,28 @@ impl StoreError {
 }
 
 /// Shows an error with everything that caused it: a log's line has one field for it.
-pub(crate) struct Chain<'a>(pub(crate) &'a (dyn Error + 'static));
+#[derive(Debug, Clone, Copy)]
+pub struct Chain<'a>(pub &'a (dyn Error + 'static));
 
 impl fmt::Display for Chain<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.0)?;
         let mut causes = std::iter::successors(self.0.source(), |cause| (*cause).source());
         causes.try_for_each(|cause| write!(f, ": {cause}"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("the roof fell")]
+    struct Outer(#[source] std::io::Error);
+
+    #[test]
+    fn an_error_is_shown_with_its_causes() {
+        let error = Outer(std::io::Error::other("a beam broke"));
+        assert_eq!(Chain(&error).to_string(), "the roof fell: a beam broke");
     }
 }

@@ -14,7 +14,7 @@ use crate::{
     error::Chain,
     fact::{Subject, event_pk},
     item::{from_json, from_json_if_any, json, named, number, text, unreadable},
-    lease::{CONVERGED, DUE_SHARDS, FENCE, GENERATION, Held, due_at},
+    lease::{BEHIND_SINCE_MS, CONVERGED, DUE_SHARDS, FENCE, GENERATION, Held, due_at},
     ledger::{ANNOUNCERS_MAX, ATTEMPTS_MAX, Numbered, Recorded, kiosk_announced, kiosk_unchanged, settled},
     table::{Attributes, Condition, DUE_AT_MS, DUE_SHARD, Item, Key, PK, Query, SK, Step, Table, Write},
 };
@@ -44,6 +44,8 @@ pub struct EventRecord {
     pub generation: u64,
     /// The newest generation that the rooms were equal to.
     pub converged_generation: Option<u64>,
+    /// Since when the rooms have been behind the ledger, in milliseconds since 1970; `None` if they are not.
+    pub behind_since_ms: Option<u64>,
     /// The number of the newest lease.
     pub fence: u64,
     /// Who holds the event, if anybody does.
@@ -80,6 +82,9 @@ pub struct RoomRecord {
     /// Members' devices that it lacks, if it lacks any.
     #[serde(default)]
     pub healing: Option<Healing>,
+    /// Since when a commit or welcomes have been stored that the network may not have, in milliseconds since 1970.
+    #[serde(default)]
+    pub outbox_since_ms: Option<u64>,
 }
 
 /// Members' devices that a room lacks, and when they are tried again.
@@ -99,6 +104,12 @@ pub struct Healing {
 pub enum RoomState {
     /// It is kept in step.
     Active,
+    /// What is stored of it must not be used. It is kept in step again when a member's client has let the account's
+    /// new installation in; see [`Recovery`](crate::Recovery).
+    AwaitingWelcome {
+        /// Since when, in milliseconds since 1970.
+        since_ms: u64,
+    },
     /// It is never written again.
     Lost {
         /// Why, for an operator.
@@ -108,21 +119,32 @@ pub enum RoomState {
 
 impl RoomRecord {
     /// The write that stores this record, to ride in a snapshot's transaction. While the room is active it is in the
-    /// index, too, at the newest message seen: see [`Store::active_rooms`].
+    /// index, too, at the newest message seen: see [`Store::active_rooms`]. While it waits for a welcome it is there at
+    /// the time since when: see [`Store::awaiting_rooms`].
     pub fn write(&self) -> Write {
         let sk = format!("{ROOM_PREFIX}{:06}#{}", self.number, self.group);
         let mut item = Item::from([(ROOM.into(), json(self))]);
-        if self.state == RoomState::Active {
-            item.insert(DUE_SHARD.into(), rooms_shard(self.group.0[0] % DUE_SHARDS).into());
-            item.insert(DUE_AT_MS.into(), self.seen.into());
+        let indexed = match self.state {
+            RoomState::Active => Some((ACTIVE, self.seen)),
+            RoomState::AwaitingWelcome { since_ms } => Some((AWAITING, since_ms)),
+            RoomState::Lost { .. } => None,
+        };
+        if let Some((index, at)) = indexed {
+            item.insert(DUE_SHARD.into(), rooms_shard(index, self.group.0[0] % DUE_SHARDS).into());
+            item.insert(DUE_AT_MS.into(), at.into());
         }
         Write::put(Key::new(event_pk(&self.incarnation.event), sk), item)
     }
 }
 
-/// A shard of the index with active rooms; none of those with due events.
-fn rooms_shard(number: u8) -> String {
-    format!("rooms-{number}")
+/// Shards of the index with active rooms.
+const ACTIVE: &str = "rooms";
+/// Shards of the index with rooms that wait for a welcome.
+const AWAITING: &str = "awaiting";
+
+/// A shard of the index with rooms; none of those with due events.
+fn rooms_shard(index: &str, number: u8) -> String {
+    format!("{index}-{number}")
 }
 
 /// A room that is kept in step, as the index has it.
@@ -169,9 +191,19 @@ impl<T: Table> Store<T> {
     /// The active rooms of all events, at most `limit`. Eventually consistent: a room made just now may be missing, and
     /// more may have been seen of one.
     pub async fn active_rooms(&self, limit: usize) -> Result<Vec<ActiveRoom>, StoreError> {
-        let shards: Vec<_> = (0..DUE_SHARDS).map(rooms_shard).collect();
+        self.indexed_rooms(ACTIVE, limit).await?.iter().map(read_active).collect()
+    }
+
+    /// The rooms of all events that wait for a welcome, at most `limit`, and whose they are. Eventually consistent.
+    pub async fn awaiting_rooms(&self, limit: usize) -> Result<BTreeMap<GroupId, EventKey>, StoreError> {
+        let found = self.indexed_rooms(AWAITING, limit).await?;
+        found.iter().map(|item| read_active(item).map(|room| (room.group, room.event))).collect()
+    }
+
+    async fn indexed_rooms(&self, index: &str, limit: usize) -> Result<Vec<Item>, StoreError> {
+        let shards: Vec<_> = (0..DUE_SHARDS).map(|number| rooms_shard(index, number)).collect();
         let found = try_join_all(shards.iter().map(|shard| self.table.due(shard, u64::MAX, limit))).await?;
-        found.iter().flatten().take(limit).map(read_active).collect()
+        Ok(found.into_iter().flatten().take(limit).collect())
     }
 
     /// The event whose tickets a kiosk's are: of all that announced it, the first whose minting counts.
@@ -299,7 +331,7 @@ pub(crate) fn mark_changed(event: &EventKey, now_ms: u64) -> Write {
 
 fn due_now(event: &EventKey, now_ms: u64) -> Vec<Step> {
     let [at, shard] = due_at(event, Some(now_ms));
-    vec![Step::Add(GENERATION, 1), at, shard]
+    vec![Step::Add(GENERATION, 1), at, shard, Step::SetIfAbsent(BEHIND_SINCE_MS, now_ms.into())]
 }
 
 /// The key of an event's item, for writes of others' attributes to it.
@@ -314,6 +346,7 @@ fn read(event: &EventKey, item: &Item) -> Result<EventRecord, StoreError> {
         disputed: item.contains_key(DISPUTED),
         generation: item.number(GENERATION).unwrap_or(0),
         converged_generation: item.number(CONVERGED),
+        behind_since_ms: item.number(BEHIND_SINCE_MS),
         fence: item.number(FENCE).unwrap_or(0),
         held: Held::read(item),
         due_at_ms: item.number(DUE_AT_MS),

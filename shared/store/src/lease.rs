@@ -22,6 +22,8 @@ pub const DUE_SHARDS: u8 = 8;
 pub(crate) const GENERATION: &str = "generation";
 pub(crate) const CONVERGED: &str = "converged_generation";
 pub(crate) const FENCE: &str = "fence";
+/// Since when something should be that is not: the oldest change that no convergence has covered.
+pub(crate) const BEHIND_SINCE_MS: &str = "behind_since_ms";
 const OWNER: &str = "lease_owner";
 const UNTIL_MS: &str = "lease_until_ms";
 /// Counts the calls of [`Store::mark_due`]: a holder's release must not wipe a mark that it has not seen.
@@ -40,6 +42,8 @@ pub struct Lease {
     pub until_ms: u64,
     /// The newest generation when the lease was taken, or last looked at: what to converge to.
     pub generation: u64,
+    /// Since when the rooms were behind the ledger, in milliseconds since 1970; `None` if they were not.
+    pub behind_since_ms: Option<u64>,
     /// How often others had asked for a look at the event by then.
     marks: Option<u64>,
 }
@@ -89,8 +93,8 @@ impl<T: Table> Store<T> {
     /// sent twice. Who takes one event twice at the same time must use two owners.
     pub async fn take(&self, event: &EventKey, owner: &str, now_ms: u64, until_ms: u64) -> Result<Take, StoreError> {
         let mut steps = hold(owner, until_ms);
-        steps.push(Step::SetIfAbsent(DUE_AT_MS, now_ms.into()));
-        steps.push(Step::SetIfAbsent(DUE_SHARD, due_shard(event).into()));
+        // Also if it was due later: whoever looks at it may leave work behind that nobody was to look at before.
+        steps.extend(due_at(event, Some(now_ms)));
         let take = Write::update(event_key(event), steps).when(Condition::ITEM_EXISTS.and(free(now_ms)));
         match self.table.write(&take).await {
             Ok(item) => Ok(Take::Taken(Lease::read(event, &item)?)),
@@ -110,7 +114,8 @@ impl<T: Table> Store<T> {
     /// new: a newer generation, a due mark, or waiting facts still to be replayed. The event is then at
     /// rest, or due at `again_at_ms`.
     pub async fn release(&self, lease: &Lease, again_at_ms: Option<u64>) -> Result<Release, StoreError> {
-        let mut steps = vec![Step::Remove(OWNER), Step::Remove(UNTIL_MS), Step::set(CONVERGED, lease.generation)];
+        let mut steps = vec![Step::Remove(OWNER), Step::Remove(UNTIL_MS), Step::Remove(BEHIND_SINCE_MS)];
+        steps.push(Step::set(CONVERGED, lease.generation));
         steps.extend(due_at(&lease.event, again_at_ms));
         let nothing_new =
             if Bug::ReleaseUnchecked.is_planted() { Condition::equals(FENCE, lease.fence) } else { nothing_new(lease) };
@@ -214,6 +219,7 @@ impl Lease {
             fence: number(item, FENCE)?,
             until_ms: number(item, UNTIL_MS)?,
             generation: number(item, GENERATION)?,
+            behind_since_ms: item.number(BEHIND_SINCE_MS),
             marks: item.number(MARKS),
         })
     }

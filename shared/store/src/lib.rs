@@ -2,7 +2,7 @@
 //!
 //! - [`table`] is the only way to the database; [`dynamo`] and [`memory`] implement it.
 //! - [`Store`] holds what is in the clear: [`ledger`] (facts, tickets, events), [`lease`], [`standing`], [`parked`],
-//!   [`budget`].
+//!   [`budget`], [`configuration`].
 //! - [`Snapshots`] holds what is sealed with keys from [`keys::DataKeys`]: the account and the rooms.
 //!
 //! Invariants: a fact once stored never changes, only gains a tombstone; a ticket's holding is always the fold of its
@@ -10,6 +10,7 @@
 //! newest fence, one version at a time.
 
 pub mod budget;
+pub mod configuration;
 pub mod deployment;
 pub mod dynamo;
 mod error;
@@ -22,6 +23,7 @@ pub mod lease;
 pub mod ledger;
 pub mod memory;
 pub mod parked;
+pub mod recovery;
 mod seal;
 pub mod snapshot;
 pub mod standing;
@@ -33,11 +35,12 @@ use std::sync::Arc;
 use usher_domain::ports::{Clock, Randomness};
 
 pub use deployment::DeploymentId;
-pub use error::StoreError;
+pub use error::{Chain, StoreError};
 pub use event::{ActiveRoom, EventRecord, Healing, RoomRecord, RoomState};
 pub use keys::{DataKeys, FileDataKeys, KmsDataKeys};
 pub use lease::{AccountLease, Due, Lease, Release, Take};
 pub use ledger::{Outcome, Recorded, TicketRecord};
+pub use recovery::Recovery;
 pub use snapshot::{Owner, Save, Snapshot, SnapshotError, Snapshots};
 pub use standing::Standing;
 pub use table::{Kind, Table, TableError};

@@ -1,5 +1,7 @@
 //! What should have been ours and could not be used: kept once, for an operator to see, retry or drop.
 
+use std::fmt;
+
 use alloy_primitives::B256;
 use serde::{Deserialize, Serialize};
 use usher_domain::ChainId;
@@ -43,17 +45,23 @@ pub enum ParkedId {
     },
 }
 
-impl ParkedId {
-    fn key(&self) -> Key {
-        let sk = match self {
+/// The name that an operator uses, and the item's sort key: `log#…` or `body#…`.
+impl fmt::Display for ParkedId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
             ParkedId::Log { chain, transaction, log_index, block_hash, retracted } => {
                 let block_hash = block_hash.map(|hash| format!("#{hash:x}")).unwrap_or_default();
                 let tombstone = if *retracted { "#retracted" } else { "" };
-                format!("log#{chain}#{transaction:x}#{log_index}{block_hash}{tombstone}")
+                write!(f, "log#{chain}#{transaction:x}#{log_index}{block_hash}{tombstone}")
             }
-            ParkedId::Body { digest } => format!("body#{digest:x}"),
-        };
-        Key::new(PARKED, sk)
+            ParkedId::Body { digest } => write!(f, "body#{digest:x}"),
+        }
+    }
+}
+
+impl ParkedId {
+    fn key(&self) -> Key {
+        Key::new(PARKED, self.to_string())
     }
 }
 
@@ -89,6 +97,15 @@ impl<T: Table> Store<T> {
     /// At most `limit` parked things, in order of chain and transaction.
     pub async fn parked(&self, limit: usize) -> Result<Vec<Parked>, StoreError> {
         self.table.query(&Query::all(PARKED).limit(limit)).await?.iter().map(read).collect()
+    }
+
+    /// The parked thing of this name, if there is one.
+    pub async fn parked_named(&self, name: &str) -> Result<Option<Parked>, StoreError> {
+        // DynamoDB takes no empty key.
+        if name.is_empty() {
+            return Ok(None);
+        }
+        self.table.get(&Key::new(PARKED, name)).await?.map(|item| read(&item)).transpose()
     }
 
     /// How many things are parked, counted up to `limit`.

@@ -100,11 +100,13 @@ pub struct Snapshot {
     pub plaintext: Zeroizing<Vec<u8>>,
     /// What was saved in the clear with it.
     pub status: String,
+    /// When the data key was made that it is sealed with, in milliseconds since 1970.
+    pub data_key_at_ms: u64,
 }
 
 impl fmt::Debug for Snapshot {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { version, plaintext, status } = self;
+        let Self { version, plaintext, status, .. } = self;
         write!(f, "Snapshot {{ version: {version}, plaintext: [{} bytes], status: {status:?} }}", plaintext.len())
     }
 }
@@ -291,21 +293,30 @@ impl<T: Table> Snapshots<T> {
     /// Claims an owner's state for the lease numbered `fence`: from now on nobody with a smaller number saves it.
     /// Returns the newest snapshot, if there is one.
     pub async fn claim(&self, owner: &Owner, fence: u64) -> Result<Option<Snapshot>, SnapshotError> {
-        let smaller = Condition::Absent(FENCE).or(Condition::less_than(FENCE, fence));
-        let claim = Write::update(owner.head(), vec![Step::set(FENCE, fence)]).when(smaller);
-        let head = match self.table.write(&claim).await {
-            Ok(head) => head,
-            Err(error) => match error.failed_condition(0) {
-                Some(Some(head)) if head.number(FENCE) == Some(fence) => head.clone(),
-                Some(head) => return Err(fenced(head)),
-                None => return Err(error.into()),
-            },
-        };
+        let head = self.claim_head(owner, fence).await?;
         let snapshot = self.read(owner, head).await?;
         if let Some(snapshot) = &snapshot {
             self.prune(owner, snapshot.version).await;
         }
         Ok(snapshot)
+    }
+
+    /// The same for state that cannot or must not be read: returns the newest snapshot's version, 0 if there is none.
+    pub async fn claim_unread(&self, owner: &Owner, fence: u64) -> Result<u64, SnapshotError> {
+        Ok(self.claim_head(owner, fence).await?.number(VERSION).unwrap_or(0))
+    }
+
+    async fn claim_head(&self, owner: &Owner, fence: u64) -> Result<Item, SnapshotError> {
+        let smaller = Condition::Absent(FENCE).or(Condition::less_than(FENCE, fence));
+        let claim = Write::update(owner.head(), vec![Step::set(FENCE, fence)]).when(smaller);
+        match self.table.write(&claim).await {
+            Ok(head) => Ok(head),
+            Err(error) => match error.failed_condition(0) {
+                Some(Some(head)) if head.number(FENCE) == Some(fence) => Ok(head.clone()),
+                Some(head) => Err(fenced(head)),
+                None => Err(error.into()),
+            },
+        }
     }
 
     /// The newest snapshot, without claiming it; `None` if there is none.
@@ -437,7 +448,7 @@ impl<T: Table> Snapshots<T> {
         let plain = self.opening_key(owner, wrapped).await?;
         let plaintext = seal::open(&plain, &self.label(owner, version, write_id, at_ms, status), &header, &chunks)?;
         self.keep(owner, KeptKey { key: DataKey { plain, wrapped: wrapped.to_vec() }, at_ms });
-        Ok(Snapshot { version, plaintext, status: status.to_owned() })
+        Ok(Snapshot { version, plaintext, status: status.to_owned(), data_key_at_ms: at_ms })
     }
 
     async fn chunks(

@@ -1,5 +1,7 @@
 //! An account: one installation of one inbox, with all that it must keep between calls.
 
+use std::collections::BTreeSet;
+
 use alloy_primitives::Address;
 use hkdf::Hkdf;
 use hmac::{Hmac, Mac};
@@ -13,7 +15,7 @@ use crate::{
     identities::{Identities, IdentitiesError},
     identity::{
         InboxId, InstallationId, InstallationKey, SignerError, WalletSigner, add_installation_update,
-        create_inbox_update,
+        create_inbox_update, revoke_update,
     },
     key_package::{self, Wrapping},
     network::{Cursor, GroupMessage, Network, NetworkError},
@@ -42,6 +44,8 @@ pub struct Account {
     sequence_id: u64,
     siblings: Vec<InstallationId>,
     pub(crate) key_packages: Vec<state::KeyPackage>,
+    /// The node may not have the newest key package yet.
+    awaiting_upload: bool,
     pub(crate) provider: Provider,
     pub(crate) welcomes: Cursor,
     hmac_root: Zeroizing<Vec<u8>>,
@@ -115,6 +119,7 @@ impl Account {
             sequence_id: 0,
             siblings: Vec::new(),
             key_packages: Vec::new(),
+            awaiting_upload: true,
             provider: Provider::default(),
             welcomes: Cursor::default(),
             hmac_root: Zeroizing::new(random::<42>(randomness).to_vec()),
@@ -149,10 +154,7 @@ impl Account {
         network: &dyn Network,
         clock: &dyn Clock,
     ) -> Result<crate::proto::associations::IdentityUpdate, AccountError> {
-        let log = network.identity_updates(&[(self.inbox.clone(), 0)]).await?;
-        if log.iter().any(|log| log.len() >= IDENTITY_UPDATES_MAX) {
-            return Err(AccountError::LogFull(self.inbox.clone()));
-        }
+        self.check_log(network, 1).await?;
         let mut identities = Identities::default();
         identities.load(network, [&self.inbox]).await?;
         let foreign = || AccountError::ForeignWallet { wallet: wallet.address(), inbox: self.inbox.clone() };
@@ -185,9 +187,50 @@ impl Account {
         Ok(true)
     }
 
-    /// Makes the current key package the one the node serves.
-    pub async fn upload_key_package(&self, network: &dyn Network) -> Result<(), AccountError> {
-        Ok(network.upload_key_package(self.key_packages[0].key_package.clone()).await?)
+    /// Takes installations out of the inbox's log, with the wallet's signature, and reads the log back. May be repeated
+    /// after a failure at any point: what is out is not revoked again. The wallet has to be the inbox's recovery
+    /// identifier, as the one that created it is.
+    pub async fn revoke(
+        &mut self,
+        installations: &BTreeSet<InstallationId>,
+        wallet: &dyn WalletSigner,
+        network: &dyn Network,
+        clock: &dyn Clock,
+    ) -> Result<(), AccountError> {
+        let listed = |account: &Self| -> BTreeSet<InstallationId> {
+            account.siblings.iter().filter(|id| installations.contains(*id)).copied().collect()
+        };
+        if !self.read_back(network).await? {
+            return Err(AccountError::NotVisible);
+        }
+        let listed_before = listed(self);
+        if listed_before.is_empty() {
+            return Ok(());
+        }
+        self.check_log(network, 1).await?;
+        let revoked = listed_before.into_iter().map(Into::into);
+        let update = revoke_update(&self.inbox, wallet, revoked, clock.now_ns()).await?;
+        network.publish_identity_update(update).await?;
+        if self.read_back(network).await? && listed(self).is_empty() { Ok(()) } else { Err(AccountError::NotVisible) }
+    }
+
+    /// Fails if the inbox's log does not take so many more entries.
+    async fn check_log(&self, network: &dyn Network, entries: usize) -> Result<(), AccountError> {
+        let log = network.identity_updates(&[(self.inbox.clone(), 0)]).await?;
+        let full = log.iter().any(|log| log.len() + entries > IDENTITY_UPDATES_MAX);
+        if full { Err(AccountError::LogFull(self.inbox.clone())) } else { Ok(()) }
+    }
+
+    /// Makes the current key package the one the node serves. Store the account afterwards, lest it be uploaded again.
+    pub async fn upload_key_package(&mut self, network: &dyn Network) -> Result<(), AccountError> {
+        network.upload_key_package(self.key_packages[0].key_package.clone()).await?;
+        self.awaiting_upload = false;
+        Ok(())
+    }
+
+    /// Whether the node may not have the current key package yet.
+    pub fn awaits_upload(&self) -> bool {
+        self.awaiting_upload
     }
 
     /// Whether the key package should be replaced: it is a month old.
@@ -205,6 +248,7 @@ impl Account {
         let now_ns = clock.now_ns();
         let package = key_package::generate(&self.provider, &self.inbox, &self.key, wrapping, now_ns, randomness)?;
         self.key_packages.insert(0, package);
+        self.awaiting_upload = true;
         // Newest first: a package was replaced when the one before it was made.
         let kept = 1 + self
             .key_packages
@@ -279,6 +323,7 @@ impl Account {
             welcomes: Some(encode_cursor(&self.welcomes)),
             hmac_root: self.hmac_root.to_vec(),
             mls: encode_values(self.provider.encode()?),
+            awaiting_upload: self.awaiting_upload,
         };
         let bytes = Zeroizing::new(account.encode_to_vec());
         account.installation_seed.zeroize();
@@ -305,6 +350,7 @@ impl Account {
             sequence_id: account.sequence_id,
             siblings: account.siblings.into_iter().map(sibling).collect::<Result<_, _>>()?,
             key_packages: account.key_packages,
+            awaiting_upload: account.awaiting_upload,
             provider: Provider::decode(decode_values(account.mls))?,
             welcomes: decode_cursor(account.welcomes),
             hmac_root: Zeroizing::new(account.hmac_root),

@@ -146,10 +146,7 @@ impl GroupExtensions {
         Ok((Self::parse_with(immutable, extensions)?, ruined))
     }
 
-    fn parse_with(
-        immutable: ImmutableMetadata,
-        extensions: &Extensions<GroupContext>,
-    ) -> Result<Self, ExtensionError> {
+    fn parse_with(immutable: ImmutableMetadata, extensions: &Extensions<GroupContext>) -> Result<Self, ExtensionError> {
         Ok(Self {
             immutable,
             mutable: parse_mutable(bytes(extensions, MUTABLE_METADATA)?)?,

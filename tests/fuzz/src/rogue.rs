@@ -4,9 +4,9 @@ use openmls::{
     credentials::{BasicCredential, Credential, CredentialType, CredentialWithKey},
     extensions::{ApplicationIdExtension, Extension, ExtensionType, Extensions, LastResortExtension, UnknownExtension},
     framing::{MlsMessageBodyIn, MlsMessageIn, ProcessedMessageContent, ProtocolMessage},
-    group::{MlsGroup, MlsGroupJoinConfig, StagedWelcome},
+    group::{GroupContext, MlsGroup, MlsGroupJoinConfig, StagedWelcome},
     key_packages::{KeyPackage, KeyPackageBundle, Lifetime},
-    prelude::{Capabilities, Ciphersuite, ProposalType},
+    prelude::{Capabilities, Ciphersuite, LeafNodeIndex, ProposalType},
 };
 use openmls_memory_storage::MemoryStorage;
 use openmls_rust_crypto::RustCrypto;
@@ -16,15 +16,12 @@ use tls_codec::{Deserialize as _, Serialize as _};
 use usher_xmtp::{
     GroupId,
     identity::{InboxId, InstallationKey, WalletSigner as _, create_inbox_update},
-    network::Network as _,
+    network::{GroupMessage, Network},
     proto::{MlsCredential, mls_api::welcome_message},
     wrapper::{self, WrapperAlgorithm},
 };
 
-use crate::{
-    cast::{NOW_NS, wallet},
-    network::MemoryNetwork,
-};
+use crate::cast::{NOW_NS, wallet};
 
 /// XMTP's one ciphersuite.
 pub const CIPHERSUITE: Ciphersuite = Ciphersuite::MLS_128_DHKEMX25519_CHACHA20POLY1305_SHA256_Ed25519;
@@ -106,7 +103,7 @@ impl std::fmt::Debug for Device {
 
 impl Device {
     /// The first device of person number `number`, in his inbox's log.
-    pub async fn publish(number: u8, network: &MemoryNetwork) -> Self {
+    pub async fn publish(number: u8, network: &dyn Network) -> Self {
         let (wallet, key) = (wallet(number), InstallationKey::from_seed(&[number; 32]));
         let update = create_inbox_update(&wallet, usher_xmtp::NONCE, &key, NOW_NS).await.expect("the wallet signs");
         let inbox = InboxId::of_wallet(wallet.address(), usher_xmtp::NONCE);
@@ -169,7 +166,7 @@ pub struct Candidate {
 
 impl Candidate {
     /// Puts a proper key package on the network.
-    pub async fn apply(device: Device, network: &MemoryNetwork) -> Self {
+    pub async fn apply(device: Device, network: &dyn Network) -> Self {
         let provider = Provider::default();
         let bundle = device.key_package(Shape::default(), &provider).expect("the default shape is a key package");
         let bytes = bundle.key_package().tls_serialize_detached().expect("it serializes into memory");
@@ -177,46 +174,59 @@ impl Candidate {
         Self { device, storage: provider.storage, init_key: bundle.init_private_key().to_vec() }
     }
 
-    /// The MLS Welcome that was sent.
-    pub async fn welcome(&self, network: &MemoryNetwork) -> Vec<u8> {
-        let welcomes = network.welcomes(*self.device.key.public().as_bytes(), 0).await.expect("it answers");
-        let Some(welcome_message::Version::V1(v1)) = welcomes.into_iter().find_map(|welcome| welcome.version) else {
-            panic!("no welcome came");
+    /// The MLS Welcomes that were sent, oldest first.
+    pub async fn welcomes(&self, network: &dyn Network) -> Vec<Vec<u8>> {
+        let sent = network.welcomes(*self.device.key.public().as_bytes(), 0).await.expect("it answers");
+        let open = |version| match version {
+            Some(welcome_message::Version::V1(v1)) => {
+                let curve = WrapperAlgorithm::Curve25519;
+                wrapper::unwrap(curve, &self.init_key, &v1.data, &v1.welcome_metadata).ok()
+            }
+            _ => None,
         };
-        let opened = wrapper::unwrap(WrapperAlgorithm::Curve25519, &self.init_key, &v1.data, &v1.welcome_metadata);
-        opened.expect("it was wrapped for us").data
+        sent.into_iter().filter_map(|welcome| open(welcome.version)).map(|opened| opened.data).collect()
     }
 
-    /// Joins by the welcome that was sent.
-    pub async fn join(self, network: &MemoryNetwork) -> Rogue {
-        let welcome = self.welcome(network).await;
-        let MlsMessageBodyIn::Welcome(welcome) =
-            MlsMessageIn::tls_deserialize_exact(&welcome).expect("it is a message").extract()
-        else {
-            panic!("not a welcome");
-        };
-        let provider = Provider { storage: self.storage, ..Provider::default() };
-        let config = MlsGroupJoinConfig::builder().max_past_epochs(3).use_ratchet_tree_extension(true).build();
-        let group = StagedWelcome::new_from_welcome(&provider, &config, welcome, None)
-            .and_then(|staged| staged.into_group(&provider))
-            .expect("the welcome is good");
-        Rogue { device: self.device, provider, group }
+    /// Joins a group by the newest welcome to it. A candidate can do so again and again.
+    pub async fn join(&self, id: GroupId, network: &dyn Network) -> Option<Rogue> {
+        let welcomes = self.welcomes(network).await;
+        welcomes
+            .iter()
+            .rev()
+            .find_map(|welcome| self.join_by(welcome).filter(|it| it.group.group_id().as_slice() == id.0))
     }
+
+    fn join_by(&self, welcome: &[u8]) -> Option<Rogue> {
+        let MlsMessageBodyIn::Welcome(welcome) = MlsMessageIn::tls_deserialize_exact(welcome).ok()?.extract() else {
+            return None;
+        };
+        let provider = copied(&self.storage);
+        let config = MlsGroupJoinConfig::builder().max_past_epochs(3).use_ratchet_tree_extension(true).build();
+        let staged = StagedWelcome::new_from_welcome(&provider, &config, welcome, None).ok()?;
+        let group = staged.into_group(&provider).ok()?;
+        Some(Rogue { device: self.device.clone(), provider, group })
+    }
+}
+
+/// A provider with a copy of what is stored.
+fn copied(storage: &MemoryStorage) -> Provider {
+    let provider = Provider::default();
+    let stored = storage.values.read().expect("no holder of this lock panics");
+    provider.storage.values.write().expect("no holder of this lock panics").clone_from(&stored);
+    provider
 }
 
 impl Rogue {
     /// A copy that goes its own way.
     pub fn copied(&self) -> Self {
-        let provider = Provider::default();
-        let stored = self.provider.storage.values.read().expect("no holder of this lock panics");
-        provider.storage.values.write().expect("no holder of this lock panics").clone_from(&stored);
+        let provider = copied(&self.provider.storage);
         let group = MlsGroup::load(&provider.storage, self.group.group_id()).ok().flatten();
         Self { device: self.device.clone(), provider, group: group.expect("it is stored") }
     }
 
-    /// Follows the log from its start: merges what openmls takes.
-    pub fn follow(&mut self, group: GroupId, network: &MemoryNetwork) {
-        for message in network.log(group) {
+    /// Follows a group's log: merges what openmls takes of what counts.
+    pub fn follow(&mut self, log: &[GroupMessage], counts: impl Fn(&GroupMessage) -> bool) {
+        for message in log.iter().filter(|message| counts(message)) {
             let Ok(message) = MlsMessageIn::tls_deserialize_exact(&message.data) else { continue };
             let Ok(message) = ProtocolMessage::try_from(message) else { continue };
             let Ok(processed) = self.group.process_message(&self.provider, message) else { continue };
@@ -224,6 +234,29 @@ impl Rogue {
                 self.group.merge_staged_commit(&self.provider, *staged).expect("memory takes it");
             }
         }
+    }
+
+    /// A commit of whatever openmls lets one propose; not merged. `None` if it does not.
+    pub fn commit(
+        &mut self,
+        adds: Vec<KeyPackage>,
+        removes: Vec<LeafNodeIndex>,
+        extensions: Extensions<GroupContext>,
+    ) -> Option<Vec<u8>> {
+        let changed = extensions != *self.group.extensions();
+        let mut builder = self.group.commit_builder().propose_adds(adds).propose_removals(removes);
+        if changed {
+            builder = builder.propose_group_context_extensions(extensions).ok()?;
+        }
+        let bundle = builder
+            .force_self_update(true)
+            .load_psks(self.provider.storage())
+            .ok()?
+            .build(self.provider.rand(), self.provider.crypto(), &self.device.key.mls_signer(), |_| true)
+            .ok()?
+            .stage_commit(&self.provider)
+            .ok()?;
+        bundle.into_commit().to_bytes().ok()
     }
 
     /// Encrypts whatever bytes as application data.

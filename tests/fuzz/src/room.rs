@@ -79,14 +79,14 @@ impl Room {
         let mut usher = Seat::new(usher, group);
         usher.admit(&[alice.inbox(), &candidate.device.inbox], &network).await;
         let mut alice = join(alice, &network).await;
-        let mut mallory = candidate.join(&network).await;
+        let mut mallory = candidate.join(id, &network).await.expect("the welcome is good");
 
         // Messages of two epochs, for the log to hold something of each kind.
         alice.say("alice in the first epoch", &network).await;
         usher.sync(&network).await;
         usher.stage_description("described", &network).await;
         usher.publish(&network).await;
-        mallory.follow(id, &network);
+        mallory.follow(&network.log(id), |_| true);
         alice.sync(&network).await;
         alice.say("alice in the second epoch", &network).await;
         usher.say("usher in the second epoch", &network).await;

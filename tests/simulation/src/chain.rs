@@ -104,6 +104,19 @@ impl State {
     }
 }
 
+/// The newest blocks that a reorganisation replaces at most.
+const DEPTH_MAX: usize = 8;
+
+/// Something that happened on the chain.
+#[derive(Debug)]
+pub(crate) struct Happened {
+    pub(crate) what: String,
+    /// What an indexer sends of it.
+    pub(crate) sent: Vec<Sent>,
+    /// How many blocks were replaced.
+    pub(crate) depth: usize,
+}
+
 /// A log on its way to a queue.
 #[derive(Debug)]
 pub(crate) struct Sent {
@@ -158,8 +171,8 @@ impl Chain {
         all.find(|it| it.act == Act::Mint { mint }).map(|it| it.hash)
     }
 
-    /// Something happens on the chain. Returns what it was and what an indexer sends.
-    pub(crate) fn advance(&mut self, dice: &mut Dice) -> (String, Vec<Sent>) {
+    /// Something happens on the chain.
+    pub(crate) fn advance(&mut self, dice: &mut Dice) -> Happened {
         if self.blocks.len() > 2 && dice.happens(120) {
             return self.reorganise(dice);
         }
@@ -167,7 +180,7 @@ impl Chain {
         let transaction = self.make(act);
         let number = self.blocks.last().map_or(1, |block| block.number + 1);
         let sent = self.mine(number, vec![transaction], dice);
-        (format!("{act:?}"), sent)
+        Happened { what: format!("{act:?}"), sent, depth: 0 }
     }
 
     fn draw(&mut self, dice: &mut Dice) -> Act {
@@ -232,8 +245,9 @@ impl Chain {
     }
 
     /// The newest blocks are replaced: their logs are taken back, and some of their transactions are mined again.
-    fn reorganise(&mut self, dice: &mut Dice) -> (String, Vec<Sent>) {
-        let depth = 1 + dice.below(3.min(self.blocks.len() - 1));
+    fn reorganise(&mut self, dice: &mut Dice) -> Happened {
+        let deepest = if dice.happens(250) { DEPTH_MAX } else { 3 };
+        let depth = 1 + dice.below(deepest.min(self.blocks.len() - 1));
         let dropped = self.blocks.split_off(self.blocks.len() - depth);
         let mut number = dropped[0].number;
         let mut messages: Vec<Sent> = dropped.iter().flat_map(|block| sent(block, true, dice)).collect();
@@ -245,7 +259,7 @@ impl Chain {
                 number += 1;
             }
         }
-        (format!("reorganisation of {depth} blocks"), messages)
+        Happened { what: format!("reorganisation of {depth} blocks"), sent: messages, depth }
     }
 }
 

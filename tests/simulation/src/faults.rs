@@ -27,11 +27,13 @@ pub enum Fault {
     Stale,
     /// The service is down.
     Down,
+    /// The caller may not do this now.
+    Refused,
 }
 
 impl Fault {
     /// All of them.
-    pub const ALL: [Fault; 10] = [
+    pub const ALL: [Fault; 11] = [
         Fault::CrashBefore,
         Fault::CrashAfter,
         Fault::FreezeBefore,
@@ -42,6 +44,7 @@ impl Fault {
         Fault::Conflict,
         Fault::Stale,
         Fault::Down,
+        Fault::Refused,
     ];
 }
 
@@ -58,6 +61,7 @@ impl fmt::Display for Fault {
             Fault::Conflict => "conflict",
             Fault::Stale => "stale",
             Fault::Down => "down",
+            Fault::Refused => "refused",
         })
     }
 }
@@ -75,8 +79,8 @@ impl Rates {
             // Half of the faults are absent from a run, some are frequent.
             let rate = dice.weighted(&[(4, 0), (3, 5), (2, 20), (1, 60)]);
             rates.per_mille[fault as usize] = match fault {
-                // Conflicts come from overlapping transactions, and outages are planned.
-                Fault::Conflict | Fault::Down => 0,
+                // Conflicts come from overlapping transactions, and outages and revocations are planned.
+                Fault::Conflict | Fault::Down | Fault::Refused => 0,
                 Fault::CrashBefore | Fault::CrashAfter | Fault::FreezeBefore | Fault::FreezeAfter => rate / 2,
                 _ => rate,
             };
@@ -84,7 +88,15 @@ impl Rates {
         rates
     }
 
-    pub(crate) fn of(&self, fault: Fault) -> u32 {
-        self.per_mille[fault as usize]
+    /// How often a fault meets a call of `port`: calls that are rare and matter much meet more of them, and the due
+    /// index, which each look asks for every shard, fewer.
+    pub(crate) fn of(&self, fault: Fault, port: &str) -> u32 {
+        let rate = self.per_mille[fault as usize];
+        match port {
+            "send_group_messages" | "send_welcomes" | "generate_data_key" => (rate * 12).min(300),
+            "key_packages" | "inbox_ids" => (rate * 5).min(300),
+            "due" => rate.div_ceil(4),
+            _ => rate,
+        }
     }
 }

@@ -22,6 +22,17 @@ impl SimKeys {
         effect: impl Future<Output = Result<R, KeyError>>,
     ) -> Result<R, KeyError> {
         self.process.before(port).await;
+        let refused = {
+            let mut state = self.process.shared.lock();
+            let refused = state.now_ms < state.grant_revoked_until_ms;
+            if refused {
+                state.tally.meet(Fault::Refused, port);
+            }
+            refused
+        };
+        if refused {
+            return Err(KeyError::Refused("AccessDeniedException: simulated".to_owned()));
+        }
         if self.process.meets(Fault::Unanswered, port) {
             return Err(KeyError::Unavailable(Arc::new(std::io::Error::other("simulated"))));
         }

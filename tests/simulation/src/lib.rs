@@ -8,20 +8,27 @@
 mod chain;
 mod dice;
 mod faults;
+mod hostile;
+mod invocations;
 mod keys;
 mod network;
 mod node;
+mod nudges;
 mod oracle;
 mod people;
 mod process;
 mod queue;
+mod run;
+mod settle;
 mod shared;
+mod stir;
 mod table;
+mod trouble;
 mod watch;
 mod world;
 
 pub use faults::Fault;
-pub use shared::Tally;
 #[cfg(feature = "planted-bugs")]
-pub use world::run_planted;
-pub use world::{Outcome, run};
+pub use run::run_planted;
+pub use run::{Outcome, run};
+pub use shared::Tally;

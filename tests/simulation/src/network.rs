@@ -1,14 +1,18 @@
 //! XMTP as usher's processes and the members' clients meet it.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use alloy_primitives::Address;
 use async_trait::async_trait;
 use usher_domain::ports::Clock as _;
+use usher_localnet::xmtp_node::{Limiter, Method};
 use usher_xmtp::{
     GroupId,
     identity::{InboxId, InstallationId},
-    network::{FailureKind, GroupMessage, LoggedUpdate, Network, NetworkError, Newest, OutgoingMessage},
+    network::{
+        FailureKind, GROUPS_PER_CALL, GroupMessage, IDENTITY_LOGS_PER_CALL, LoggedUpdate, Network, NetworkError,
+        Newest, OutgoingMessage,
+    },
     proto::{associations::IdentityUpdate, mls_api},
 };
 
@@ -28,6 +32,7 @@ pub(crate) struct UsherNetwork {
     pub(crate) node: Arc<Node>,
     pub(crate) process: Arc<Process>,
     pub(crate) watch: Arc<Watch>,
+    pub(crate) limiter: Arc<Mutex<Option<Limiter>>>,
 }
 
 impl UsherNetwork {
@@ -38,6 +43,7 @@ impl UsherNetwork {
     async fn call<R>(
         &self,
         method: &'static str,
+        (rpc, cost): (Method, usize),
         effect: impl Future<Output = Result<R, NetworkError>>,
     ) -> Result<R, NetworkError> {
         self.process.before(method).await;
@@ -57,12 +63,25 @@ impl UsherNetwork {
         if self.process.meets(Fault::Throttled, method) {
             return Self::failed(method, FailureKind::RateLimited);
         }
+        if self.exceeds(rpc, cost) {
+            self.process.shared.count("calls beyond the node's limits");
+            self.process.shared.trace(|| format!("{} {method} exceeds the node's limits", self.process.name));
+            return Self::failed(method, FailureKind::RateLimited);
+        }
         let answer = effect.await;
         if self.process.meets(Fault::AnswerLost, method) {
             return Self::failed(method, FailureKind::Unknown);
         }
         self.process.after(method).await;
         answer
+    }
+
+    /// Whether the node has counted enough: all of usher's processes call from one address.
+    fn exceeds(&self, rpc: Method, cost: usize) -> bool {
+        let now_ns = self.process.shared.now_ms() * 1_000_000;
+        let cost = u32::try_from(cost).expect("a few");
+        let mut limiter = self.limiter.lock().expect("no panic");
+        limiter.as_mut().is_some_and(|limiter| limiter.spend(rpc, cost, "usher", now_ns).is_err())
     }
 
     fn behind(&self, method: &'static str) -> u64 {
@@ -73,16 +92,26 @@ impl UsherNetwork {
 #[async_trait]
 impl Network for UsherNetwork {
     async fn publish_identity_update(&self, update: IdentityUpdate) -> Result<(), NetworkError> {
-        self.call("publish_identity_update", self.node.publish_identity_update(update)).await
+        self.call(
+            "publish_identity_update",
+            (Method::PublishIdentityUpdate, 1),
+            self.node.publish_identity_update(update),
+        )
+        .await
     }
 
     async fn identity_updates(&self, after: &[(InboxId, u64)]) -> Result<Vec<Vec<LoggedUpdate>>, NetworkError> {
-        self.call("identity_updates", async { Ok(self.node.identity_updates(after)) }).await
+        self.call(
+            "identity_updates",
+            (Method::GetIdentityUpdates, after.len().div_ceil(IDENTITY_LOGS_PER_CALL)),
+            async { Ok(self.node.identity_updates(after)) },
+        )
+        .await
     }
 
     async fn inbox_ids(&self, wallets: &[Address]) -> Result<Vec<Option<InboxId>>, NetworkError> {
         let behind = self.behind("inbox_ids");
-        self.call("inbox_ids", async { Ok(self.node.inbox_ids(wallets, behind)) }).await
+        self.call("inbox_ids", (Method::GetInboxIds, 1), async { Ok(self.node.inbox_ids(wallets, behind)) }).await
     }
 
     async fn verify_smart_wallet_signature(
@@ -96,15 +125,20 @@ impl Network for UsherNetwork {
     }
 
     async fn upload_key_package(&self, key_package: Vec<u8>) -> Result<(), NetworkError> {
-        self.call("upload_key_package", async { self.node.upload_key_package(key_package) }).await
+        self.call("upload_key_package", (Method::UploadKeyPackage, 1), async {
+            self.node.upload_key_package(key_package)
+        })
+        .await
     }
 
     async fn key_packages(&self, installations: &[InstallationId]) -> Result<Vec<Option<Vec<u8>>>, NetworkError> {
-        self.call("key_packages", async { Ok(self.node.key_packages(installations)) }).await
+        self.call("key_packages", (Method::FetchKeyPackages, 1), async { Ok(self.node.key_packages(installations)) })
+            .await
     }
 
     async fn send_group_messages(&self, messages: Vec<OutgoingMessage>) -> Result<(), NetworkError> {
-        self.call("send_group_messages", async {
+        let cost = messages.len();
+        self.call("send_group_messages", (Method::SendGroupMessages, cost), async {
             messages.iter().for_each(|message| self.watch.leaves(&self.process, message));
             self.node.send_group_messages(messages)
         })
@@ -112,16 +146,25 @@ impl Network for UsherNetwork {
     }
 
     async fn group_messages(&self, group: GroupId, after: u64) -> Result<Vec<GroupMessage>, NetworkError> {
-        self.call("group_messages", async { Ok(self.node.group_messages(group, after)) }).await
+        self.call("group_messages", (Method::QueryGroupMessages, 1), async {
+            Ok(self.node.group_messages(group, after))
+        })
+        .await
     }
 
     async fn newest_group_messages(&self, groups: &[GroupId]) -> Result<Vec<Option<Newest>>, NetworkError> {
         let behind = self.behind("newest_group_messages");
-        self.call("newest_group_messages", async { Ok(self.node.newest_group_messages(groups, behind)) }).await
+        self.call(
+            "newest_group_messages",
+            (Method::GetNewestGroupMessage, groups.len().div_ceil(GROUPS_PER_CALL)),
+            async { Ok(self.node.newest_group_messages(groups, behind)) },
+        )
+        .await
     }
 
     async fn send_welcomes(&self, welcomes: Vec<mls_api::WelcomeMessageInput>) -> Result<(), NetworkError> {
-        self.call("send_welcomes", async {
+        let cost = welcomes.len();
+        self.call("send_welcomes", (Method::SendWelcomeMessages, cost), async {
             self.node.send_welcomes(welcomes);
             Ok(())
         })
@@ -129,7 +172,8 @@ impl Network for UsherNetwork {
     }
 
     async fn welcomes(&self, installation: [u8; 32], after: u64) -> Result<Vec<mls_api::WelcomeMessage>, NetworkError> {
-        self.call("welcomes", async { Ok(self.node.welcomes(installation, after)) }).await
+        self.call("welcomes", (Method::QueryWelcomeMessages, 1), async { Ok(self.node.welcomes(installation, after)) })
+            .await
     }
 }
 

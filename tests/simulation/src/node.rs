@@ -139,6 +139,11 @@ impl Node {
         log.filter(|message| message.id > after).take(PAGE_SIZE).cloned().collect()
     }
 
+    /// A group's whole log.
+    pub(crate) fn log(&self, group: GroupId) -> Vec<GroupMessage> {
+        self.logs().messages.get(&group).cloned().unwrap_or_default()
+    }
+
     pub(crate) fn newest_group_messages(&self, groups: &[GroupId], behind: u64) -> Vec<Option<Newest>> {
         let logs = self.logs();
         let horizon = logs.sequence.saturating_sub(behind);

@@ -5,10 +5,22 @@ use std::{
     sync::{Arc, Mutex},
 };
 
+use usher_fuzz::rogue::{self, Candidate};
 use usher_localnet::person::{Person, PersonError};
-use usher_xmtp::{GroupId, Wrapping, group::Event, identity::InboxId};
+use usher_xmtp::{
+    GroupId, Wrapping,
+    group::Event,
+    identity::{InboxId, InstallationKey, LocalWallet, add_installation_update},
+    network::{Network as _, OutgoingMessage},
+    ports::{Clock as _, Randomness},
+};
 
-use crate::{network::MemberNetwork, node::Node, shared::Shared};
+use crate::{
+    hostile::{self, Flaw, Offence},
+    network::MemberNetwork,
+    node::Node,
+    shared::Shared,
+};
 
 /// What an admin did to an inbox in a room, by the id of his commit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,6 +35,7 @@ pub(crate) enum Mark {
 #[derive(Debug)]
 pub(crate) struct Device {
     pub(crate) client: Option<Person>,
+    key: InstallationKey,
     /// It serves a key package that nobody can use.
     pub(crate) spoiled: bool,
     pub(crate) revoked: bool,
@@ -35,6 +48,8 @@ pub(crate) struct Somebody {
     pub(crate) key: [u8; 32],
     pub(crate) devices: Vec<Device>,
     pub(crate) inbox: Option<InboxId>,
+    /// Another device of his, with a modified client; empty while it is at work.
+    rogue: Option<Candidate>,
 }
 
 impl Somebody {
@@ -53,6 +68,10 @@ pub(crate) struct People {
     commits: Mutex<BTreeMap<(GroupId, u64), u64>>,
     /// What befell whom, in the order of the log.
     pub(crate) marks: Mutex<BTreeMap<(GroupId, usize), BTreeMap<u64, Mark>>>,
+    /// Who has a modified client, if anybody.
+    pub(crate) rogue: Option<usize>,
+    /// Rooms that may be lost by what he did.
+    pub(crate) spoilt: Mutex<BTreeSet<GroupId>>,
 }
 
 /// What somebody does.
@@ -65,11 +84,13 @@ pub(crate) enum Deed {
     UpdateKeys,
     Leave,
     RotateKeyPackage,
-    /// Uploads junk as his key package.
-    SpoilKeyPackage,
+    /// Serves a key package that nobody can use.
+    SpoilKeyPackage(Flaw),
     /// Uploads a good one again.
     MendKeyPackage,
     Forge,
+    /// Commits what members refuse, with the modified client.
+    Offend(Offence),
     /// The creator lets somebody in.
     Add(usize),
     /// The creator puts somebody out.
@@ -90,7 +111,13 @@ impl People {
             all: Mutex::new((0..count).map(somebody).collect()),
             commits: Mutex::default(),
             marks: Mutex::default(),
+            rogue: None,
+            spoilt: Mutex::default(),
         }
+    }
+
+    fn network(&self) -> Arc<MemberNetwork> {
+        Arc::new(MemberNetwork { node: self.node.clone(), shared: self.shared.clone() })
     }
 
     /// Does something with a person's device; with `Register`, `device` is ignored.
@@ -114,18 +141,106 @@ impl People {
 
     async fn register(&self, who: usize) {
         let key = self.all.lock().expect("no panic")[who].key;
-        let network = Arc::new(MemberNetwork { node: self.node.clone(), shared: self.shared.clone() });
-        let made = Person::register_on(network, &key, self.shared.clone(), self.shared.clone()).await;
+        let seed = Arc::new(Seed { shared: self.shared.clone(), drawn: Mutex::default() });
+        let made = Person::register_on(self.network(), &key, self.shared.clone(), seed.clone()).await;
         match made {
             Ok(client) => {
+                let key = seed.key();
+                assert_eq!(client.installation().ok(), Some(key.public()), "the seed is drawn first");
+                self.go_rogue(who, &client).await;
+                // Some never had a key package that can be used.
+                let flaw = {
+                    let dice = &mut self.shared.lock().dice;
+                    dice.happens(200)
+                        .then(|| dice.weighted(&[(1, Flaw::Junk), (1, Flaw::Expired), (1, Flaw::OtherInbox)]))
+                };
+                if let Some(flaw) = flaw {
+                    self.spoil(&client, &key, flaw);
+                }
                 let mut all = self.all.lock().expect("no panic");
                 all[who].inbox = client.inbox().ok();
-                let device = Device { client: Some(client), spoiled: false, revoked: false, looked: BTreeMap::new() };
+                let device = Device {
+                    client: Some(client),
+                    key,
+                    spoiled: flaw.is_some(),
+                    revoked: false,
+                    looked: BTreeMap::new(),
+                };
                 all[who].devices.push(device);
             }
             // Two devices at once make one inbox; the slower one has to try again.
             Err(error) => self.shared.trace(|| format!("person {who} cannot register: {error}")),
         }
+    }
+
+    /// The modified client is another installation of the same inbox.
+    async fn go_rogue(&self, who: usize, client: &Person) {
+        let wallet = {
+            let all = self.all.lock().expect("no panic");
+            let due = self.rogue == Some(who) && all[who].rogue.is_none();
+            due.then(|| LocalWallet::from_key(&all[who].key).expect("a small number is a key"))
+        };
+        let Some(wallet) = wallet else { return };
+        let network = self.network();
+        let key = InstallationKey::from_seed(&usher_domain::ports::random(&*self.shared));
+        let inbox = client.inbox().expect("readable");
+        let update = add_installation_update(&inbox, &wallet, &key, self.shared.now_ns()).await.expect("it signs");
+        let candidate = Candidate::apply(rogue::Device { inbox, key }, &*network).await;
+        match network.publish_identity_update(update).await {
+            Ok(()) => self.all.lock().expect("no panic")[who].rogue = Some(candidate),
+            Err(error) => self.shared.trace(|| format!("person {who} does not go rogue: {error}")),
+        }
+    }
+
+    fn spoil(&self, client: &Person, key: &InstallationKey, flaw: Flaw) {
+        let device = rogue::Device { inbox: client.inbox().expect("readable"), key: key.clone() };
+        self.shared.count(match flaw {
+            Flaw::Junk => "a key package that is none",
+            Flaw::Expired => "an expired key package",
+            Flaw::OtherInbox => "a key package of another inbox",
+        });
+        self.node.put_key_package(device.key.public(), hostile::key_package(&device, flaw));
+    }
+
+    /// Commits what members refuse, in the epoch in which his honest device is.
+    async fn offend(&self, who: usize, client: &Person, offence: Offence) -> Result<(), PersonError> {
+        let alive = |room: &GroupId| client.group(*room).is_ok_and(|group| group.lost().is_none());
+        let rooms: Vec<GroupId> = client.groups().filter(alive).collect();
+        let room = (!rooms.is_empty()).then(|| rooms[self.shared.lock().dice.below(rooms.len())]);
+        let Some(room) = room else { return Ok(()) };
+        let candidate = self.all.lock().expect("no panic")[who].rogue.take();
+        let Some(candidate) = candidate else { return Ok(()) };
+        let network = self.network();
+        let joined = candidate.join(room, &*network).await;
+        self.all.lock().expect("no panic")[who].rogue = Some(candidate);
+        let Some(mut rogue) = joined else {
+            self.shared.count("offences without a welcome");
+            return Ok(());
+        };
+        let committed: BTreeSet<u64> = client
+            .events(room)
+            .iter()
+            .filter(|event| matches!(event, Event::Committed(_)))
+            .filter_map(Event::id)
+            .collect();
+        rogue.follow(&self.node.log(room), |message| committed.contains(&message.id));
+        let epochs = (rogue.group.epoch().as_u64(), client.group(room)?.epoch());
+        let data = (epochs.0 == epochs.1).then(|| hostile::commit(&mut rogue, offence)).flatten();
+        let Some(data) = data else {
+            self.shared.trace(|| format!("no {offence:?} in room {room}, epochs {epochs:?}"));
+            self.shared.count("offences in vain");
+            return Ok(());
+        };
+        self.shared.count(if offence.is_fatal() {
+            "a commit that ends a room"
+        } else {
+            "a commit that members refuse"
+        });
+        if offence.is_fatal() {
+            self.spoilt.lock().expect("no panic").insert(room);
+        }
+        let message = OutgoingMessage { data, sender_hmac: Vec::new(), should_push: false };
+        Ok(network.send_group_messages(vec![message]).await?)
     }
 
     async fn deed(
@@ -141,13 +256,16 @@ impl People {
         let set_spoiled = |spoiled: bool| self.all.lock().expect("no panic")[who].devices[device].spoiled = spoiled;
         match deed {
             Deed::Register | Deed::Sync => return Ok(()),
+            // Who serves a useless one does so until he mends it.
+            Deed::RotateKeyPackage if self.all.lock().expect("no panic")[who].devices[device].spoiled => return Ok(()),
             Deed::RotateKeyPackage | Deed::MendKeyPackage => {
                 client.rotate_key_package(Wrapping::XWing).await?;
                 set_spoiled(false);
                 return Ok(());
             }
-            Deed::SpoilKeyPackage => {
-                self.node.put_key_package(client.installation()?, b"no key package".to_vec());
+            Deed::SpoilKeyPackage(flaw) => {
+                let key = self.all.lock().expect("no panic")[who].devices[device].key.clone();
+                self.spoil(client, &key, flaw);
                 set_spoiled(true);
                 return Ok(());
             }
@@ -163,6 +281,7 @@ impl People {
                 let Some(given_up) = given_up else { return Ok(()) };
                 return client.revoke(given_up).await;
             }
+            Deed::Offend(offence) => return self.offend(who, client, offence).await,
             _ => {}
         }
         let Some(room) = room.filter(|room| client.group(*room).is_ok_and(|group| group.lost().is_none())) else {
@@ -235,6 +354,27 @@ impl People {
                     self.shared.count("a member's commit");
                 }
             }
+        }
+    }
+}
+
+/// Randomness that remembers its first 32 bytes: what an installation's key is made from.
+struct Seed {
+    shared: Arc<Shared>,
+    drawn: Mutex<Option<[u8; 32]>>,
+}
+
+impl Seed {
+    fn key(&self) -> InstallationKey {
+        InstallationKey::from_seed(&self.drawn.lock().expect("no panic").expect("an account has drawn its keys"))
+    }
+}
+
+impl Randomness for Seed {
+    fn fill(&self, bytes: &mut [u8]) {
+        usher_domain::ports::Randomness::fill(&*self.shared, bytes);
+        if let Ok(seed) = <[u8; 32]>::try_from(&*bytes) {
+            self.drawn.lock().expect("no panic").get_or_insert(seed);
         }
     }
 }

@@ -31,6 +31,8 @@ pub(crate) struct State {
     pub(crate) rates: Rates,
     /// XMTP answers nobody until then.
     pub(crate) node_down_until_ms: u64,
+    /// KMS refuses usher until then.
+    pub(crate) grant_revoked_until_ms: u64,
     pub(crate) tally: Tally,
     pub(crate) broken: Option<String>,
     trace: Option<Vec<String>>,
@@ -66,6 +68,7 @@ impl Shared {
             now_ms: start_ms,
             rates,
             node_down_until_ms: 0,
+            grant_revoked_until_ms: 0,
             tally: Tally::default(),
             broken: None,
             trace: traced.then(Vec::new),
@@ -104,7 +107,7 @@ impl Shared {
     /// Whether a fault meets a call of `port` now.
     pub(crate) fn strikes(&self, fault: Fault, port: &'static str) -> bool {
         let mut state = self.lock();
-        let rate = state.rates.of(fault);
+        let rate = state.rates.of(fault, port);
         let strikes = state.dice.happens(rate);
         if strikes {
             state.tally.meet(fault, port);

@@ -126,8 +126,9 @@ impl Table for SimTable {
         let watched = self.watch.before(std::slice::from_ref(write)).await;
         let written = self.database.items.write(write).await;
         drop(under_way);
-        if written.is_ok() {
-            self.watch.after(&self.process, watched).await;
+        match &written {
+            Ok(_) => self.watch.after(&self.process, watched).await,
+            Err(_) => self.watch.refused(&self.process),
         }
         if self.process.meets(Fault::AnswerLost, "write") {
             return Err(Self::unavailable());
@@ -149,8 +150,9 @@ impl Table for SimTable {
         let watched = self.watch.before(writes).await;
         let written = self.database.items.transact(writes).await;
         drop(under_way);
-        if written.is_ok() {
-            self.watch.after(&self.process, watched).await;
+        match &written {
+            Ok(_) => self.watch.after(&self.process, watched).await,
+            Err(_) => self.watch.refused(&self.process),
         }
         if self.process.meets(Fault::AnswerLost, "transact") {
             return Err(Self::unavailable());

@@ -13,7 +13,7 @@ use usher_store::{
 };
 use usher_xmtp::{Account, Group, GroupId, network::OutgoingMessage};
 
-use crate::{process::Process, shared::Shared};
+use crate::{process::Process, shared::Shared, world::limits};
 
 /// A room as it was last stored.
 struct Stored {
@@ -33,6 +33,8 @@ struct Seen {
     account: Option<Account>,
     rooms: BTreeMap<GroupId, Stored>,
     claims: BTreeMap<GroupId, Claim>,
+    /// Invocations whose claim of a room somebody else has taken over.
+    overtaken: BTreeSet<String>,
     /// Digests of every commit that was ever stored before it could leave.
     commits: BTreeSet<[u8; 32]>,
     /// What must never be found in the store.
@@ -60,6 +62,13 @@ impl Watch {
         *self.snapshots.lock().expect("no panic") = Some(Arc::new(snapshots));
     }
 
+    /// A write of a process was refused for what is stored.
+    pub(crate) fn refused(&self, process: &Process) {
+        if self.seen.lock().expect("no panic").overtaken.contains(&process.invocation()) {
+            self.shared.count("writes behind a lost fence");
+        }
+    }
+
     /// What must never be found in the store.
     pub(crate) fn never_store(&self, secret: Vec<u8>) {
         self.seen.lock().expect("no panic").secrets.push(secret);
@@ -77,9 +86,23 @@ impl Watch {
         for (key, old) in before.0 {
             let Some(new) = self.items.get(&key).await.expect("memory answers") else { continue };
             self.scan(&key, &new);
+            if key.pk == "budget" {
+                self.budget(&new);
+            }
             if let Some(group) = key.pk.strip_prefix("room#").filter(|_| key.sk == "head") {
                 let group = GroupId(hex::decode(group).expect("hex").try_into().expect("16 bytes"));
                 self.head(process, group, &old.unwrap_or_default(), &new).await;
+            }
+        }
+    }
+
+    /// Nothing is left of the node's limits but what is for removals.
+    fn budget(&self, item: &Item) {
+        let state: serde_json::Value = serde_json::from_str(item.text("state").unwrap_or_default()).unwrap_or_default();
+        let limits = limits();
+        for (class, bucket) in [("publish", limits.publish), ("default", limits.default)] {
+            if state[class]["spent"].as_u64().is_some_and(|spent| spent >= bucket.max_tokens / 5 * 4) {
+                self.shared.count("reservations of the last that is left");
             }
         }
     }
@@ -108,7 +131,11 @@ impl Watch {
         let fence = new.number("fence").unwrap_or_default();
         if new.number("version") == old.number("version") {
             self.shared.trace(|| format!("{} claims room {group} with fence {fence}", process.name));
-            self.seen.lock().expect("no panic").claims.insert(group, Claim { fence, invocation });
+            let mut seen = self.seen.lock().expect("no panic");
+            let before = seen.claims.insert(group, Claim { fence, invocation: invocation.clone() });
+            if let Some(before) = before.filter(|before| before.invocation != invocation) {
+                seen.overtaken.insert(before.invocation);
+            }
             return;
         }
         {

@@ -22,6 +22,8 @@ planted! {
     publish_before_store: PublishBeforeStore within 20;
     skip_read_back: SkipReadBack within 50;
     second_commit: SecondCommit within 50;
+    retired_by_invalid: RetiredByInvalid within 150;
+    removal_bound_to_addition: RemovalBoundToAddition within 200;
     welcome_not_stored: WelcomeNotStored within 50;
     older_snapshot: OlderSnapshot within 50;
     ban_apart: BanApart within 50;

@@ -1,6 +1,6 @@
 //! A fixed set of seeds, how much of what can go wrong they must have met, and that a seed repeats.
 
-use std::{collections::BTreeMap, thread};
+use std::thread;
 
 use usher_simulation::{Fault, Tally, run};
 
@@ -26,17 +26,62 @@ fn the_rooms_end_where_the_chain_says_whatever_happens() {
 
     let mut total = Tally::default();
     runs.iter().for_each(|(_, _, tally)| total.add(tally));
-    let mut faults = BTreeMap::<Fault, u64>::new();
-    total.faults.iter().for_each(|((fault, _), count)| *faults.entry(*fault).or_default() += count);
-    let rare: Vec<_> =
-        Fault::ALL.into_iter().filter(|fault| faults.get(fault).is_none_or(|count| *count < 50)).collect();
-    assert!(rare.is_empty(), "hardly met: {rare:?} of {faults:?}");
-    for (event, at_least) in
-        [("epochs with competing commits", 40), ("a member's commit", 40), ("an admin's commit", 40)]
-    {
+    show(&total);
+    let met = |fault: Fault, port: &str| total.faults.iter().find(|((f, p), _)| *f == fault && *p == port);
+    let rare = Fault::ALL.into_iter().flat_map(|fault| {
+        let count = move |port| met(fault, port).map_or(0, |(_, count)| *count);
+        meets(fault).into_iter().map(move |port| (fault, port, count(port))).filter(|(.., count)| *count < FAULTS_MIN)
+    });
+    let rare: Vec<_> = rare.map(|(fault, port, count)| format!("{fault} {port}: {count}")).collect();
+    assert!(rare.is_empty(), "less than {FAULTS_MIN} times: {rare:#?}");
+    for (event, at_least) in EVENTS_MIN {
         let met = total.events.get(event).copied().unwrap_or_default();
         assert!(met >= at_least, "{event}: {met} of at least {at_least}");
     }
+}
+
+/// How often each fault must have met each call that it can meet.
+const FAULTS_MIN: u64 = 3;
+
+/// How often anything else must have happened.
+const EVENTS_MIN: [(&str, u64); 11] = [
+    ("epochs with competing commits", 40),
+    ("a member's commit", 40),
+    ("an admin's commit", 40),
+    ("a commit that members refuse", 40),
+    ("a commit that ends a room", 3),
+    ("a key package that is none", 20),
+    ("an expired key package", 20),
+    ("a key package of another inbox", 20),
+    ("deep reorganisations", 10),
+    ("writes behind a lost fence", 10),
+    ("reservations of the last that is left", 20),
+];
+
+/// The calls that a fault can meet.
+fn meets(fault: Fault) -> Vec<&'static str> {
+    let table = ["get", "query", "due", "write", "transact"];
+    let keys = ["generate_data_key", "unwrap_data_key"];
+    let asked = ["identity_updates", "inbox_ids", "key_packages", "group_messages", "newest_group_messages"];
+    let told = ["send_group_messages", "send_welcomes"];
+    match fault {
+        Fault::CrashBefore | Fault::CrashAfter | Fault::FreezeBefore | Fault::FreezeAfter | Fault::Unanswered => {
+            [&table[..], &keys, &["nudge"], &asked, &told].concat()
+        }
+        Fault::AnswerLost => [&["write", "transact"][..], &asked, &told].concat(),
+        Fault::Throttled => [&table[..], &asked, &told].concat(),
+        Fault::Conflict => vec!["write", "transact"],
+        Fault::Stale => vec!["due", "inbox_ids", "newest_group_messages", "delete_message"],
+        // Whoever cannot read a room's log has nothing to say.
+        Fault::Down => vec!["group_messages", "inbox_ids", "newest_group_messages"],
+        Fault::Refused => keys.to_vec(),
+    }
+}
+
+#[expect(clippy::print_stdout, reason = "the harness keeps it for --nocapture")]
+fn show(total: &Tally) {
+    total.faults.iter().for_each(|((fault, port), count)| println!("{count:>8}  {fault} {port}"));
+    total.events.iter().for_each(|(event, count)| println!("{count:>8}  {event}"));
 }
 
 #[test]

@@ -150,6 +150,7 @@ fn room(id: u64) -> RoomRecord {
         unexplained_removals: 0,
         repaired_ms: std::collections::BTreeMap::new(),
         healing: None,
+        outbox_since_ms: None,
     }
 }
 

@@ -32,7 +32,7 @@ use usher_xmtp::{
 pub use faults::Faults;
 pub use gate::Fault;
 pub use method::{Method, UnknownMethod};
-pub use rate_limit::{Bucket, RateLimits};
+pub use rate_limit::{Bucket, Limiter, RateLimits};
 pub use store::Hold;
 
 use crate::ambient::SystemClock;

@@ -58,27 +58,30 @@ pub(super) fn exceeded(method: Method, cost: u32, ip: &str) -> Status {
     Status::resource_exhausted(format!("{cost} exceeds rate limit R{ip}{suffix}"))
 }
 
+#[derive(Debug)]
 struct Tokens {
     left: u32,
     last_seen_ns: u64,
 }
 
 /// The buckets of all addresses seen.
-pub(super) struct Limiter {
+#[derive(Debug)]
+pub struct Limiter {
     limits: RateLimits,
     buckets: HashMap<(String, Kind), Tokens>,
 }
 
 impl Limiter {
-    pub(super) fn new(limits: RateLimits) -> Self {
+    /// Full buckets for everybody.
+    pub fn new(limits: RateLimits) -> Self {
         Self { limits, buckets: HashMap::new() }
     }
 
-    /// Takes `cost` tokens, or refuses and takes none.
+    /// Takes `cost` tokens of the address `ip` at `now_ns`, nanoseconds since 1970, or refuses and takes none.
     ///
     /// Only whole minutes since the address's last call of this kind refill, and every call, refused ones too,
     /// restarts that minute: whoever calls more often than once a minute is never refilled.
-    pub(super) fn spend(&mut self, method: Method, cost: u32, ip: &str, now_ns: u64) -> Result<(), Status> {
+    pub fn spend(&mut self, method: Method, cost: u32, ip: &str, now_ns: u64) -> Result<(), Status> {
         let kind = Kind::of(method);
         let bucket = match kind {
             Kind::Publish => self.limits.publish,

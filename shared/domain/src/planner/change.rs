@@ -81,6 +81,27 @@ impl Change {
         Ok(Some(change))
     }
 
+    /// Takes out leaves of usher's own that its identity log does not list any more, e.g. after its installation was
+    /// replaced. `None` if there are none, or nothing was heard. Other devices of its inbox are not its own to add: they
+    /// are listed.
+    pub(super) fn replaced(input: &Input, room: &RoomView) -> Option<Self> {
+        let usher = &input.admission.usher;
+        let member = room.members.get(usher)?;
+        let (sequence_id, now) = input.association.get(usher)?.latest()?;
+        let before = state(input, usher, member.stored_sequence_id)?;
+        let gone = || before.difference(now).filter(|leaf| member.leaves.contains(*leaf));
+        // Whoever commits keeps a leaf.
+        if sequence_id <= member.stored_sequence_id || gone().count() == 0 || gone().count() == member.leaves.len() {
+            return None;
+        }
+        let mut change = Self { set: [(usher.clone(), sequence_id)].into(), ..Self::default() };
+        gone().for_each(|leaf| change.take_out(*leaf));
+        change
+            .fail
+            .extend(before.difference(now).chain(now.difference(before)).filter(|id| !member.leaves.contains(*id)));
+        Some(change)
+    }
+
     /// Gives leaves of a member a fresh start, within one commit. Only a super admin may.
     pub(super) fn readd(inbox: &InboxId, leaves: impl IntoIterator<Item = InstallationId>) -> Self {
         let mut change = Self::default();
@@ -237,6 +258,10 @@ impl Load {
 }
 
 impl RoomView {
+    pub(super) fn is_lost(&self) -> bool {
+        matches!(self.state, super::RoomState::Lost { .. })
+    }
+
     /// All leaves of the tree.
     pub(super) fn leaves(&self) -> BTreeSet<InstallationId> {
         self.members.values().flat_map(|member| &member.leaves).chain(&self.strangers).copied().collect()

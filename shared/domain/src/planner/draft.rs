@@ -13,7 +13,7 @@ use crate::{
 
 pub(super) struct Draft<'a> {
     pub(super) input: &'a Input,
-    /// The active rooms that usher is a member of.
+    /// The rooms that usher is a member of, those included whose state is not there.
     pub(super) rooms: Vec<Room>,
     /// usher is not a member of a room that should be active: the view of it may be old.
     pub(super) ejected: bool,
@@ -70,7 +70,15 @@ impl<'a> Draft<'a> {
             silence: input.admission.waiting.values().any(|reason| *reason == Unresolved::Silent),
             plan: Plan::default(),
         };
-        for view in input.rooms.iter().filter(|room| room.state == RoomState::Active) {
+        for view in &input.rooms {
+            match view.state {
+                RoomState::Active => {}
+                RoomState::Awaited => {
+                    draft.rooms.push(Room { view: view.clone(), standing: Standing::Unsettled, joinable: true });
+                    continue;
+                }
+                RoomState::Lost { .. } => continue,
+            }
             let room = view.group;
             draft.leaving.extend(view.leave_requests.iter().filter(|inbox| *inbox != usher));
             if !view.members.contains_key(usher) {
@@ -236,7 +244,9 @@ impl<'a> Draft<'a> {
     /// New and given up devices of members; given up ones first.
     pub(super) fn refresh(&mut self) {
         for at in self.workable() {
-            let mut changes = vec![];
+            let usher = &self.input.admission.usher;
+            let replaced = Change::replaced(self.input, &self.rooms[at].view).map(|change| (usher.clone(), change));
+            let mut changes = Vec::from_iter(replaced);
             for inbox in self.rooms[at].view.members.keys() {
                 if *inbox == self.input.admission.usher || !self.belongs(inbox) {
                     continue;

@@ -87,6 +87,8 @@ pub struct RoomView {
 pub enum RoomState {
     /// It is written to.
     Active,
+    /// Its members keep their seats, and nothing can be done in it until its state is there again.
+    Awaited,
     /// It is never written to again.
     Lost {
         /// The room that takes its seats, once there is one.

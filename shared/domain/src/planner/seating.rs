@@ -116,7 +116,7 @@ impl Draft<'_> {
     /// Rooms that `inbox` may come into, best first: the one it was in; then the oldest.
     fn candidates(&self, inbox: &InboxId) -> Vec<usize> {
         let lost = self.input.rooms.iter().rev();
-        let lost = lost.filter(|room| room.state != RoomState::Active && room.members.contains_key(inbox));
+        let lost = lost.filter(|room| room.is_lost() && room.members.contains_key(inbox));
         let heir = match lost.map(|room| self.heir(room.group)).next() {
             Some(None) => return vec![],
             Some(heir) => heir,
@@ -133,7 +133,7 @@ impl Draft<'_> {
         // As many hops as there are rooms, lest a circle of successors holds us up.
         for _ in &self.input.rooms {
             match self.input.rooms.iter().find(|room| room.group == group)?.state {
-                RoomState::Active => break,
+                RoomState::Active | RoomState::Awaited => break,
                 RoomState::Lost { successor } => group = successor?,
             }
         }

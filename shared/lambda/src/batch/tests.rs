@@ -17,7 +17,8 @@ fn bodies(name: &str) -> Vec<String> {
 }
 
 async fn stored(rig: &Rig, batch: SqsEvent) -> Stored {
-    store_batch(rig.usher.store(), &rig.usher.chains, batch.records).await.unwrap()
+    let current = rig.usher.current().await.unwrap();
+    store_batch(rig.usher.store(), &current.settings.chains, batch.records).await.unwrap()
 }
 
 #[tokio::test]
@@ -155,7 +156,25 @@ async fn an_event_is_left_due_while_there_is_no_account() {
     let folder = tempfile::tempdir().unwrap();
     let rig = Rig::with(folder.path().join("data.key"), Sent::default());
     rig.usher.store().init_deployment().await.unwrap();
-    let tally = converge_all(&rig.usher, &[event()].into(), &invocation(ENOUGH_MS), Cause::Fact).await;
+    let current = rig.usher.current().await.unwrap();
+    let tally = converge_all(&rig.usher, &current, &[event()].into(), &invocation(ENOUGH_MS), Cause::Fact).await;
     assert_eq!((tally.done, tally.held, tally.left), (0, 0, 1));
     assert!(rig.nudges.nudges.lock().unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn an_invocation_tells_what_became_of_its_messages() {
+    let (rig, lines) = Rig::new().metered();
+    rig.table.order("b7a5bd0345ef1cc5e66bf61bdec17d2461fbd968", Trouble::Fails);
+    let mut batch = batch(&[&bodies("purchase.unknown-kiosk.json")[0], &bodies("mint.event.json")[0], "junk"]);
+    for (record, sent_ms) in batch.records.iter_mut().zip([7_000, 4_000, 5_000]) {
+        let sent_ms = crate::testing::NOW_MS - sent_ms;
+        record.attributes.insert("SentTimestamp".into(), sent_ms.to_string());
+    }
+    handle_queue(&rig.usher, batch, &invocation(ENOUGH_MS)).await.unwrap();
+    let [line] = &lines.taken()[..] else { panic!("one line for one invocation") };
+    let told = ["Messages", "MessagesFailed", "Facts", "Ignored", "Parked", "QueueMs", "events", "left"];
+    let numbers = told.map(|name| line[name].as_u64().unwrap());
+    assert_eq!(numbers, [3, 1, 2, 6, 1, 7_000, 1, 1], "{line}");
+    assert_eq!((&line["Stage"], &line["work"], &line["invocation"]), (&"test".into(), &"batch".into(), &"i1".into()));
 }

@@ -1,9 +1,14 @@
 //! The sweep against a table in memory.
 
+use usher_store::{
+    event::event_key,
+    table::{Step, Write},
+};
+
 use super::*;
 use crate::{
     handle_queue,
-    testing::{Rig, Sent, batch, event, invocation, sample},
+    testing::{NOW_MS, Rig, Sent, batch, event, invocation, sample},
 };
 
 /// A deployment with an id, a key, and the samples' event due.
@@ -90,4 +95,50 @@ async fn a_look_that_runs_out_of_time_says_what_is_left() {
     let error = handle_schedule(&rig.usher, &invocation(MARGIN_MS)).await.unwrap_err();
     assert!(matches!(error, SweepError::Nudges { failed: 1, events: 1 }), "{error}");
     assert!(rig.is_due().await && rig.nudges.nudges.lock().unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn the_clock_tells_how_old_the_oldest_work_is() {
+    let folder = tempfile::tempdir().unwrap();
+    let (rig, lines) = due(&folder, Sent::default()).await.metered();
+    // The event became due, and its room's commit was stored, before the next fact.
+    let mut room: usher_store::RoomRecord = serde_json::from_value(serde_json::json!({
+        "number": 1, "group": "00".repeat(16), "succeeds": null, "seen": 0, "state": {"state": "active"},
+        "incarnation": rig.usher.store().event(&event()).await.unwrap().unwrap().minted.unwrap().incarnation,
+    }))
+    .unwrap();
+    room.outbox_since_ms = Some(NOW_MS - 2_000);
+    let behind = Step::Set("behind_since_ms", (NOW_MS - 3_000).into());
+    let writes = [room.write(), Write::update(event_key(&event()), vec![behind])];
+    rig.usher.store().table().transact(&writes).await.unwrap();
+    handle_queue(&rig.usher, batch(&["junk"]), &invocation(29_000)).await.unwrap();
+    lines.taken();
+
+    handle(&rig.usher, sample("sweep.schedule.json"), &invocation(29_000)).await.unwrap();
+    let [line] = &lines.taken()[..] else { panic!("one line for one look") };
+    let told = ["Sweeps", "Due", "OldestDueMs", "OldestOutboxMs", "ParkedCount", "NotInitialised"];
+    assert_eq!(told.map(|name| line[name].as_u64().unwrap()), [1, 1, 3_000, 2_000, 1, 0], "{line}");
+}
+
+#[tokio::test]
+async fn a_look_that_fails_or_that_finds_no_account_says_so() {
+    let folder = tempfile::tempdir().unwrap();
+    let (rig, lines) = due(&folder, Sent { broken: true, ..Sent::default() }).await.metered();
+    handle_schedule(&rig.usher, &invocation(29_000)).await.unwrap_err();
+    assert_eq!(lines.taken()[0]["Sweeps"], 0);
+    let (rig, lines) = Rig::new().metered();
+    handle_schedule(&rig.usher, &invocation(29_000)).await.unwrap();
+    let line = lines.taken().remove(0);
+    assert_eq!((&line["Sweeps"], &line["NotInitialised"]), (&1.into(), &1.into()));
+}
+
+#[tokio::test]
+async fn a_convergence_tells_its_outcome() {
+    let folder = tempfile::tempdir().unwrap();
+    let (rig, lines) = due(&folder, Sent::default()).await.metered();
+    handle(&rig.usher, Trigger::Nudges(sample("sweep.nudge.json")), &invocation(29_000)).await.unwrap();
+    let [converged, nudges] = &lines.taken()[..] else { panic!("one line for the event, one for the invocation") };
+    assert_eq!((&converged["work"], &converged["outcome"]), (&"converge".into(), &"not_ready".into()));
+    assert_eq!(converged["event"], event().to_string());
+    assert_eq!((&nudges["work"], &nudges["Messages"], &nudges["left"]), (&"nudges".into(), &1.into(), &1.into()));
 }

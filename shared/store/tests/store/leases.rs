@@ -12,7 +12,7 @@ use usher_store::{
 };
 
 use crate::support::{ALICE, at};
-use crate::support::{Fault, Faulty, NOW_MS, event, mint, mint_of, on_each, store, transfer};
+use crate::support::{Fault, Faulty, NOW_MS, Seeded, TestClock, event, mint, mint_of, on_each, store, transfer};
 
 async fn minted<T: Table>(table: T) -> Store<T> {
     let store = store(table);
@@ -62,6 +62,29 @@ async fn a_lease_ends_by_itself_and_the_next_has_a_greater_fence() {
     store.abandon(&first).await.unwrap();
     assert_eq!(store.event(&event(0)).await.unwrap().unwrap().held.unwrap().owner, "second");
     assert_eq!(store.take(&event(9), "third", NOW_MS, NOW_MS + 1).await.unwrap(), Take::NoSuchEvent);
+}
+
+#[tokio::test]
+async fn an_event_is_behind_from_its_oldest_change_to_its_release() {
+    on_each(async |table| {
+        let clock = TestClock::at(NOW_MS);
+        let store = Store::new(table, clock.clone(), Seeded::new(7));
+        store.record(&[mint()]).await;
+        clock.set(NOW_MS + 5_000);
+        store.record(&[transfer(7, at(2, 0, 2), ALICE, ALICE)]).await;
+        let behind = async || store.event(&event(0)).await.unwrap().unwrap().behind_since_ms;
+        // Not since the newest, as the due mark says.
+        assert_eq!((behind().await, due(&store).await), (Some(NOW_MS), Some(NOW_MS + 5_000)));
+        let lease = taken(&store, "me", NOW_MS + 6_000).await;
+        assert_eq!(lease.behind_since_ms, Some(NOW_MS));
+        store.abandon(&lease).await.unwrap();
+        assert_eq!(behind().await, Some(NOW_MS));
+        let lease = taken(&store, "me again", NOW_MS + 7_000).await;
+        assert_eq!(store.release(&lease, Some(NOW_MS + 8_000)).await.unwrap(), Release::Released);
+        assert_eq!(behind().await, None);
+        assert_eq!(taken(&store, "a day later", NOW_MS + 9_000).await.behind_since_ms, None);
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -133,6 +156,17 @@ async fn whoever_takes_an_event_at_rest_makes_it_due() {
     assert_eq!(due(&store).await, None);
     taken(&store, "you", NOW_MS + 7).await;
     assert_eq!(due(&store).await, Some(NOW_MS + 7), "if this holder dies, somebody else will come");
+}
+
+#[tokio::test]
+async fn whoever_takes_an_event_that_was_due_later_makes_it_due_now() {
+    let store = minted(MemoryTable::new()).await;
+    let lease = taken(&store, "me", NOW_MS).await;
+    store.release(&lease, Some(NOW_MS + 86_400_000)).await.unwrap();
+    let lease = taken(&store, "you", NOW_MS + 7).await;
+    assert_eq!(due(&store).await, Some(NOW_MS + 7), "if this holder dies, nobody waits until tomorrow");
+    store.abandon(&lease).await.unwrap();
+    assert_eq!(due(&store).await, Some(NOW_MS + 7));
 }
 
 #[tokio::test]

@@ -5,6 +5,7 @@
 
 mod ambiguous;
 mod budget;
+mod configuration;
 mod contract;
 mod dynamo;
 mod dynamodb_local;

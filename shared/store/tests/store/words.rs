@@ -33,6 +33,7 @@ async fn an_event_has_its_rooms_in_order() {
             unexplained_removals: 0,
             repaired_ms: BTreeMap::new(),
             healing: None,
+            outbox_since_ms: (number == 2).then_some(7),
         };
         let rooms = [
             room(1, RoomState::Lost { reason: "ejected".into() }),
@@ -113,6 +114,9 @@ async fn things_are_parked_once_with_their_first_reason() {
             (parked[1].id, parked[1].reason.as_str(), parked[1].excerpt.as_str(), parked[1].at_ms),
             (log, "wrong topic count", "{}", NOW_MS)
         );
+        assert_eq!(store.parked_named(&log.to_string()).await.unwrap().as_ref(), Some(&parked[1]));
+        assert_eq!(store.parked_named("log#1").await.unwrap(), None);
+        assert_eq!(store.parked_named("").await.unwrap(), None);
         store.unpark(log).await.unwrap();
         store.unpark(log).await.unwrap();
         assert_eq!(store.parked(10).await.unwrap().len(), 1);

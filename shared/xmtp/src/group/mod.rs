@@ -305,6 +305,11 @@ impl Group {
             .collect()
     }
 
+    /// The installation whose leaf this is; only an account of it can write to the group. `None` after a removal.
+    pub fn installation(&self) -> Option<InstallationId> {
+        self.mls.own_leaf_node().and_then(|leaf| leaf.signature_key().as_slice().try_into().ok())
+    }
+
     /// Whether this member is still in the group.
     pub fn is_active(&self) -> bool {
         self.mls.is_active()

@@ -67,7 +67,7 @@ async fn add_bob(room: Room) -> Added {
     usher.admit(&[bob.inbox(), others[0].inbox(), others[1].inbox(), &spy.device.inbox], &network).await;
     usher.say("welcome, bob", &network).await;
 
-    let mls_welcome = spy.welcome(&network).await;
+    let mls_welcome = spy.welcomes(&network).await.pop().expect("the spy was sent one");
     let spys = network.welcomes(*spy.device.key.public().as_bytes(), 0).await.expect("it answers").remove(0);
     let genuine = network.take_welcomes(bob.installation()).pop().expect("bob was sent one");
     let Some(welcome_message::Version::WelcomePointer(pointer)) = genuine.version.clone() else {

@@ -199,6 +199,7 @@ impl World {
                 guests: BTreeSet::new(),
                 moderators: BTreeSet::new(),
                 bans: BTreeSet::new(),
+                banned_wallets: BTreeSet::new(),
                 left: BTreeSet::new(),
                 links: BTreeMap::new(),
                 answers: people.clone().map(|n| (wallet(n), Answer::Linked(inbox(n)))).collect(),

@@ -104,7 +104,7 @@ fn settle_in(world: &mut World, n: u8, person: &Person) {
     world.claims.former.insert(wallet(n));
     match person.row {
         0 => _ = world.claims.guests.insert(id.clone()),
-        1 => _ = world.claims.moderators.insert(id.clone()),
+        1 => _ = world.claims.moderators.insert(wallet(n)),
         2 => _ = world.claims.bans.insert(id.clone()),
         3 => _ = world.claims.left.insert(id.clone()),
         _ => {}

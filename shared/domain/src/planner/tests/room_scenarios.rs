@@ -69,7 +69,7 @@ fn several_rooms() {
             "moderators sit in every room, others keep the seat they have",
             four_seats(with(
                 World::new(&[3, 5], vec![Room::new(0xa0).with(&[2, 3]), Room::new(0xa1).with(&[2, 5])]),
-                |world| world.claims.moderators = [inbox(8)].into(),
+                |world| world.claims.moderators = [wallet(8)].into(),
             )),
             "a0a0a0a0: add 08080808=10 +08010000\n\
              a1a1a1a1: add 08080808=10 +08010000\n\
@@ -80,7 +80,7 @@ fn several_rooms() {
         scenario(
             "a seat for a moderator is not given away",
             four_seats(with(World::new(&[3, 4], vec![Room::new(0xa0).with(&[2, 3])]), |world| {
-                world.claims.moderators = [inbox(8)].into();
+                world.claims.moderators = [wallet(8)].into();
                 world.key_packages.insert(device(8, 1), unusable());
             })),
             "create a room\n\
@@ -98,7 +98,7 @@ fn several_rooms() {
             "a room for whom no room is large enough would help nobody",
             with(World::new(&[3], vec![Room::new(0xa0).with(&[CREATOR])]), |world| {
                 world.limits.seats_per_room = 2;
-                world.claims.moderators = [inbox(8)].into();
+                world.claims.moderators = [wallet(8)].into();
             }),
             "a0a0a0a0: add 08080808=10 +08010000\n\
              a0a0a0a0: roles +admin 08080808\n\
@@ -190,7 +190,7 @@ fn rooms_in_doubt() {
             "without rights nothing is done, and no room made behind the room's back",
             with(World::new(&[3], vec![Room::new(0xa0).with(&[2])]), |world| {
                 world.rooms[0].super_admins = [inbox(CREATOR)].into();
-                world.claims.moderators = [inbox(8)].into();
+                world.claims.moderators = [wallet(8)].into();
             }),
             "! a0a0a0a0: usher is not a super admin\n\
              wait 03030303: no room has a seat yet\n\

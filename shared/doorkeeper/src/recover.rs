@@ -1,0 +1,300 @@
+//! Going on from a restored table, or with an installation that is to be replaced: an operator's act.
+//!
+//! A restored ledger is right, but a restored room state is old, and whoever commits from an old state uses keys twice.
+//! So the account gets a new installation, all rooms wait for a welcome to it (see [`crate::welcome`]), and when the
+//! last room has come back or was given up the old installations are revoked. The order that survives a crash anywhere:
+//!
+//! 1. the new installation's keys are stored, with the note that a recovery is under way. From here on functions find no
+//!    account that is registered, and leave rooms alone;
+//! 2. every room is marked as waiting;
+//! 3. the installation is registered. So whoever sees it registered sees no room in use from before;
+//! 4. welcomes are received, by this and by the sweep;
+//! 5. the old installations are revoked, and the note is deleted with the account's save.
+
+use std::collections::BTreeSet;
+
+use serde::Serialize;
+use usher_domain::{EventKey, GroupId, InstallationId};
+use usher_store::{Owner, Recovery, RoomState, SnapshotError, StoreError, Table};
+use usher_xmtp::{
+    Account, AccountError, IDENTITY_UPDATES_MAX, INSTALLATIONS_MAX, Identities, IdentitiesError,
+    identity::{self, WalletSigner},
+    inbox_of,
+    network::NetworkError,
+};
+
+use crate::{ConvergeError, Doorkeeper, upkeep::Held};
+
+/// Entries of the identity log that a recovery needs: the new installation, and the revocation of the old ones.
+const ENTRIES_NEEDED: usize = 2;
+
+/// Why a recovery does not go on. Trying again takes it up where it stopped.
+#[derive(Debug, thiserror::Error)]
+pub enum RecoverError {
+    /// The wallet's inbox has no installation on this network.
+    #[error("inbox {0} has no installation on this network: there is nothing to recover; is it the right wallet?")]
+    NothingToRecover(String),
+    /// The stored account belongs to another wallet's inbox.
+    #[error("the stored account is inbox {stored}, and the wallet's is {wallet}: use the wallet it was made with")]
+    OtherWallet {
+        /// The stored inbox.
+        stored: String,
+        /// The wallet's inbox.
+        wallet: String,
+    },
+    /// Somebody else has the account in hand.
+    #[error("somebody else has the account in hand: try again in a minute")]
+    Held,
+    /// The account cannot be made, registered or rid of its old installations.
+    #[error("the account cannot be replaced")]
+    Account(#[from] AccountError),
+    /// XMTP did not answer.
+    #[error("XMTP did not answer")]
+    Network(#[from] NetworkError),
+    /// The inbox's identity log was not read.
+    #[error("the inbox's identity log was not read")]
+    Identities(#[from] IdentitiesError),
+    /// The ledger did not do as asked.
+    #[error("the ledger did not do as asked")]
+    Store(#[from] StoreError),
+    /// The account was not stored.
+    #[error("the account was not stored")]
+    Snapshot(#[from] SnapshotError),
+    /// A room was not worked on.
+    #[error("a room was not worked on")]
+    Room(#[from] ConvergeError),
+}
+
+/// How far a recovery has come.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Progress {
+    /// Since when, in milliseconds since 1970.
+    pub since_ms: u64,
+    /// usher's inbox.
+    pub inbox: String,
+    /// The new installation.
+    pub installation: String,
+    /// The installations that are revoked in the end.
+    pub replaced: Vec<String>,
+    /// How many installations the inbox has, of [`INSTALLATIONS_MAX`].
+    pub installations: usize,
+    /// How many entries the inbox's identity log has, of [`IDENTITY_UPDATES_MAX`].
+    pub identity_updates: usize,
+    /// Events that somebody else works on, so that their rooms are not marked yet; until they are, no welcome can come.
+    pub held: Vec<EventKey>,
+    /// All rooms that are not lost from before.
+    pub rooms: Vec<RoomProgress>,
+    /// Nothing is left to do.
+    pub finished: bool,
+}
+
+/// How far a room has come.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct RoomProgress {
+    /// Whose room it is.
+    pub event: EventKey,
+    /// The XMTP group.
+    pub group: GroupId,
+    /// Active again, waiting, or given up and lost.
+    #[serde(flatten)]
+    pub state: RoomState,
+}
+
+impl<T: Table> Doorkeeper<T> {
+    /// Begins a recovery, unless one is under way. Nothing is published yet.
+    pub async fn begin_recovery(&self, wallet: &dyn WalletSigner) -> Result<(), RecoverError> {
+        if self.parts.store.recovery().await?.is_some() {
+            return Ok(());
+        }
+        let lease = self.lease_account().await?.ok_or(RecoverError::Held)?;
+        let began = self.replace_account(wallet, lease.clone()).await;
+        self.parts.store.release_account(&lease).await?;
+        began
+    }
+
+    async fn replace_account(
+        &self,
+        wallet: &dyn WalletSigner,
+        lease: usher_store::AccountLease,
+    ) -> Result<(), RecoverError> {
+        let network = &*self.parts.network;
+        let inbox = inbox_of(wallet.address(), network).await?;
+        let replaced = installations(&inbox, network).await?;
+        if replaced.is_empty() {
+            return Err(RecoverError::NothingToRecover(inbox.to_string()));
+        }
+        if replaced.len() >= INSTALLATIONS_MAX {
+            return Err(AccountError::TooManyInstallations(inbox).into());
+        }
+        if updates(&inbox, network).await? + ENTRIES_NEEDED > IDENTITY_UPDATES_MAX {
+            return Err(AccountError::LogFull(inbox).into());
+        }
+        // What cannot be read cannot be of another wallet; and it is what recoveries are for.
+        let stored = self.parts.snapshots.load(&Owner::Account).await.ok().flatten();
+        if let Some(stored) = stored.and_then(|stored| Account::decode(&stored.plaintext).ok())
+            && *stored.inbox() != inbox
+        {
+            let (stored, wallet) = (stored.inbox().to_string(), inbox.to_string());
+            return Err(RecoverError::OtherWallet { stored, wallet });
+        }
+        let version = self.parts.snapshots.claim_unread(&Owner::Account, lease.fence).await?;
+        let account = Account::new(inbox, &self.surroundings, &self.surroundings)?;
+        let replaced = replaced.into_iter().map(|id| InstallationId(*id.as_bytes())).collect();
+        let recovery = Recovery { since_ms: self.parts.clock.now_ms(), replaced };
+        let mut held = Held { account, lease, version };
+        self.save_account(&mut held, vec![recovery.begin()]).await?;
+        tracing::warn!(installation = %held.account.installation(), "a recovery has begun");
+        self.keep_account(held.account);
+        Ok(())
+    }
+
+    /// Takes a recovery as far as it goes now, and tells how far that is; `None` if none is under way. Rooms that have
+    /// waited for `give_up_after_ms` are declared lost, so that they get successors.
+    pub async fn recover(
+        &self,
+        wallet: &dyn WalletSigner,
+        give_up_after_ms: Option<u64>,
+    ) -> Result<Option<Progress>, RecoverError> {
+        let Some(recovery) = self.parts.store.recovery().await? else { return Ok(None) };
+        let mut held = self.hold_account().await?.ok_or(RecoverError::Held)?;
+        let passed = self.pass(&recovery, &mut held, wallet).await;
+        self.parts.store.release_account(&held.lease).await?;
+        let busy = passed?;
+        self.keep_account(held.account);
+        self.receive_welcomes().await?;
+        if let Some(after_ms) = give_up_after_ms {
+            self.give_up(after_ms).await?;
+        }
+        let mut progress = self.progress(&recovery, busy).await?;
+        let awaited = |room: &RoomProgress| matches!(room.state, RoomState::AwaitingWelcome { .. });
+        if progress.held.is_empty() && !progress.rooms.iter().any(awaited) {
+            self.end_recovery(&recovery, wallet).await?;
+            progress = Progress { finished: true, ..self.progress(&recovery, Vec::new()).await? };
+        }
+        Ok(Some(progress))
+    }
+
+    /// Marks the rooms and registers the installation; returns the events that somebody else works on.
+    async fn pass(
+        &self,
+        recovery: &Recovery,
+        held: &mut Held,
+        wallet: &dyn WalletSigner,
+    ) -> Result<Vec<EventKey>, RecoverError> {
+        let inbox = inbox_of(wallet.address(), &*self.parts.network).await?;
+        if *held.account.inbox() != inbox {
+            let stored = held.account.inbox().to_string();
+            return Err(RecoverError::OtherWallet { stored, wallet: inbox.to_string() });
+        }
+        if held.account.is_registered() {
+            return Ok(Vec::new());
+        }
+        let mut busy = Vec::new();
+        for event in self.parts.store.events().await? {
+            if !self.mark_rooms(&event).await? {
+                busy.push(event);
+            }
+        }
+        if busy.is_empty() {
+            held.account.register(wallet, &*self.parts.network, &self.surroundings).await?;
+            self.save_account(held, Vec::new()).await?;
+            let replaced = recovery.replaced.len();
+            tracing::info!(installation = %held.account.installation(), replaced, "the new installation is registered");
+        }
+        Ok(busy)
+    }
+
+    /// Has all rooms of an event wait. Whether that was possible: not while somebody else holds the event.
+    async fn mark_rooms(&self, event: &EventKey) -> Result<bool, RecoverError> {
+        let Some(record) = self.parts.store.event(event).await? else { return Ok(true) };
+        for room in record.rooms.iter().filter(|room| room.state == RoomState::Active) {
+            let Some((lease, room, _)) = self.hold_awaiting(event, room.group).await? else { return Ok(false) };
+            if room.state == RoomState::Active {
+                self.await_welcome(&lease, &room).await?;
+            }
+            self.parts.store.abandon(&lease).await?;
+        }
+        Ok(true)
+    }
+
+    /// Declares rooms lost that have waited for so long. They get successors.
+    async fn give_up(&self, after_ms: u64) -> Result<(), RecoverError> {
+        for event in self.parts.store.events().await? {
+            let Some(record) = self.parts.store.event(&event).await? else { continue };
+            for room in record.rooms {
+                let now_ms = self.parts.clock.now_ms();
+                let overdue = |state: &RoomState| matches!(state, RoomState::AwaitingWelcome { since_ms } if since_ms + after_ms <= now_ms);
+                if !overdue(&room.state) {
+                    continue;
+                }
+                let Some((lease, room, _)) = self.hold_awaiting(&event, room.group).await? else { continue };
+                if overdue(&room.state) {
+                    let reason = "no member's client let the new installation in in time";
+                    self.declare_lost(&lease, &room, "room_given_up", reason, Vec::new()).await?;
+                }
+                self.parts.store.abandon(&lease).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Revokes the old installations. What remains is the rooms' own business: at their next look they take out the
+    /// leaves of installations that are revoked.
+    async fn end_recovery(&self, recovery: &Recovery, wallet: &dyn WalletSigner) -> Result<(), RecoverError> {
+        let mut held = self.hold_account().await?.ok_or(RecoverError::Held)?;
+        let ended = async {
+            let replaced: BTreeSet<_> =
+                recovery.replaced.iter().map(|id| identity::InstallationId::new(id.0)).collect();
+            held.account.revoke(&replaced, wallet, &*self.parts.network, &self.surroundings).await?;
+            for event in self.parts.store.events().await? {
+                self.parts.store.mark_due(&event, self.parts.clock.now_ms()).await?;
+            }
+            self.save_account(&mut held, vec![Recovery::end()]).await?;
+            Ok::<(), RecoverError>(())
+        };
+        let ended = ended.await;
+        self.parts.store.release_account(&held.lease).await?;
+        ended?;
+        tracing::info!(installation = %held.account.installation(), "the recovery is finished");
+        self.keep_account(held.account);
+        Ok(())
+    }
+
+    async fn progress(&self, recovery: &Recovery, held: Vec<EventKey>) -> Result<Progress, RecoverError> {
+        let stored = self.parts.snapshots.load(&Owner::Account).await?.ok_or(RecoverError::Held)?;
+        let account = Account::decode(&stored.plaintext)?;
+        let network = &*self.parts.network;
+        let mut rooms = Vec::new();
+        for event in self.parts.store.events().await? {
+            for room in self.parts.store.event(&event).await?.into_iter().flat_map(|record| record.rooms) {
+                rooms.push(RoomProgress { event, group: room.group, state: room.state });
+            }
+        }
+        Ok(Progress {
+            since_ms: recovery.since_ms,
+            inbox: account.inbox().to_string(),
+            installation: account.installation().to_string(),
+            replaced: recovery.replaced.iter().map(ToString::to_string).collect(),
+            installations: installations(account.inbox(), network).await?.len(),
+            identity_updates: updates(account.inbox(), network).await?,
+            held,
+            rooms,
+            finished: false,
+        })
+    }
+}
+
+/// The installations that an inbox has now.
+async fn installations(
+    inbox: &identity::InboxId,
+    network: &dyn usher_xmtp::network::Network,
+) -> Result<BTreeSet<identity::InstallationId>, RecoverError> {
+    let mut identities = Identities::default();
+    identities.load(network, [inbox]).await?;
+    Ok(identities.latest(inbox).map(|(_, state)| state.installations()).unwrap_or_default())
+}
+
+/// How many entries an inbox's log has.
+async fn updates(inbox: &identity::InboxId, network: &dyn usher_xmtp::network::Network) -> Result<usize, RecoverError> {
+    Ok(network.identity_updates(&[(inbox.clone(), 0)]).await?.first().map_or(0, Vec::len))
+}

@@ -1,0 +1,167 @@
+//! What the functions may do is what they do, in a run of everything that they are for.
+
+use std::collections::BTreeSet;
+
+use aws_sdk_dynamodb::types::AttributeValue;
+use serde_json::json;
+use usher_localnet::person::Person;
+use usher_store::table::{EXPIRES_AT_S, PK};
+use usher_tests::{
+    haus::{CHAIN, Chain, Event, Transaction},
+    world::{ANVIL_KEYS, AnyError},
+};
+use usher_xmtp::{
+    GroupId,
+    identity::{LocalWallet, WalletSigner as _},
+};
+
+use crate::{
+    deployment::{Deployment, TABLE},
+    document::{Template, each, texts},
+    recorder::Permission,
+    template,
+};
+
+/// What AWS does on a function's behalf, and no function by itself: Lambda writes its logs and its traces.
+const PLATFORM: [&str; 4] =
+    ["logs:CreateLogStream", "logs:PutLogEvents", "xray:PutTraceSegments", "xray:PutTelemetryRecords"];
+
+const FACT_QUEUES: [&str; 3] = ["MintQueue", "PurchaseQueue", "RefundQueue"];
+
+// People, by their accounts.
+const CREATOR: usize = 0;
+const ALICE: usize = 1;
+const BOB: usize = 2;
+const CAROL: usize = 3;
+const LATE: usize = 4;
+
+/// What a role may do, as `who`.
+fn granted(template: &Template, role: &str, who: &str) -> BTreeSet<Permission> {
+    let role = template.properties(role);
+    let managed =
+        texts(&role["ManagedPolicyArns"]).into_iter().map(|policy| &template.properties(policy)["PolicyDocument"]);
+    let inline = each(&role["Policies"]).iter().map(|policy| &policy["PolicyDocument"]);
+    let mut permissions = BTreeSet::new();
+    for statement in managed.chain(inline).flat_map(|policy| each(&policy["Statement"])) {
+        assert_eq!(statement["Effect"], "Allow");
+        for action in texts(&statement["Action"]) {
+            for on in texts(&statement["Resource"]) {
+                permissions.insert(Permission { who: who.to_owned(), action: action.to_owned(), on: on.to_owned() });
+            }
+        }
+    }
+    permissions
+}
+
+/// What all functions may do, but for what AWS does for them.
+fn granted_to_functions(template: &Template) -> BTreeSet<Permission> {
+    let mut permissions = BTreeSet::new();
+    for (function, properties) in template.functions() {
+        let role = properties["Role"].as_str().unwrap().trim_end_matches(".Arn");
+        permissions.extend(granted(template, role, function));
+    }
+    let platform: BTreeSet<_> =
+        permissions.iter().map(|it| it.action.as_str()).filter(|it| PLATFORM.contains(it)).collect();
+    assert_eq!(platform, PLATFORM.into());
+    permissions.retain(|permission| !PLATFORM.contains(&permission.action.as_str()));
+    permissions
+}
+
+fn logs(transaction: &Transaction) -> String {
+    json!({ "chainId": CHAIN, "logs": transaction.logs }).to_string()
+}
+
+/// Everything that may be said of an event, by one queue.
+async fn season(deployment: &Deployment, queue: &str, id: u64, people: &[Person]) -> Result<(), AnyError> {
+    let [creator, alice, bob, carol] = [CREATOR, ALICE, BOB, CAROL].map(|person| people[person].address());
+    let (mut chain, event) = (Chain::default(), Event::new(id, creator));
+    let purchases =
+        [alice, bob, carol].into_iter().zip(1..).map(|(buyer, ticket)| chain.purchase(&event, ticket, buyer));
+    let [early, kept, retracted] = &purchases.collect::<Vec<_>>()[..] else { unreachable!("there are three") };
+    // A ticket of a kiosk that nobody knows yet, and what is no fact at all.
+    deployment.send(queue, logs(early)).await?;
+    deployment.send(queue, format!("no log {id}")).await?;
+    let mint = chain.mint(&event);
+    for transaction in [
+        mint,
+        kept.clone(),
+        retracted.clone(),
+        retracted.clone().removed(),
+        chain.transfer(&event, 2, bob, carol),
+        chain.refund(&event, 1, alice),
+        chain.burn(&event, 2, carol),
+    ] {
+        deployment.send(queue, logs(&transaction)).await?;
+    }
+    Ok(())
+}
+
+/// What only the clock brings about: a creator is late, and somebody leaves a room by his own wish.
+async fn late_news(deployment: &Deployment, people: &mut [Person]) -> Result<(), AnyError> {
+    let mut chain = Chain::default();
+    let left = Event::new(50, people[CREATOR].address());
+    for transaction in [chain.mint(&left), chain.purchase(&left, 1, people[ALICE].address())] {
+        deployment.send("MintQueue", logs(&transaction)).await?;
+    }
+    let alice = &mut people[ALICE];
+    deployment
+        .until("alice sits in the room that she leaves", async || {
+            alice.sync().await?;
+            let rooms = deployment.store.event(&left.key()).await?.map(|event| event.rooms).unwrap_or_default();
+            let groups: BTreeSet<_> = rooms.iter().map(|room| GroupId(room.group.0)).collect();
+            let Some(group) = alice.groups().find(|group| groups.contains(group)) else { return Ok(false) };
+            alice.leave(group).await?;
+            Ok(true)
+        })
+        .await?;
+    let late = Event::new(51, LocalWallet::from_key(&ANVIL_KEYS[LATE])?.address());
+    deployment.send("MintQueue", logs(&chain.mint(&late))).await?;
+    Person::register(&ANVIL_KEYS[LATE], &deployment.xmtp_url).await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_functions_may_do_what_they_do_and_no_more() -> Result<(), AnyError> {
+    let deployment = Deployment::start().await?;
+    // Minted before there is an account: its room is left to the sweep.
+    let early = Event::new(52, LocalWallet::from_key(&ANVIL_KEYS[CREATOR])?.address());
+    deployment.send("MintQueue", logs(&Chain::default().mint(&early))).await?;
+    deployment.init().await?;
+    let mut people = Vec::new();
+    for key in &ANVIL_KEYS[..LATE] {
+        people.push(Person::register(key, &deployment.xmtp_url).await?);
+    }
+    for (queue, id) in FACT_QUEUES.into_iter().zip(0..) {
+        season(&deployment, queue, id, &people).await?;
+    }
+    late_news(&deployment, &mut people).await?;
+
+    let template = template(&[]);
+    let granted_to_functions = granted_to_functions(&template);
+    let unused = || granted_to_functions.difference(&deployment.recorder.done()).cloned().collect::<Vec<_>>();
+    let used = deployment.until("all is used", async || Ok(unused().is_empty())).await;
+    assert!(used.is_ok(), "granted and not used: {:#?}", unused());
+    let (by_operator, by_functions): (BTreeSet<_>, _) =
+        deployment.recorder.done().into_iter().partition(|it| it.who == "OperatorRole");
+    assert_eq!(by_functions, granted_to_functions, "used and not granted");
+    let granted_to_operator = granted(&template, "OperatorRole", "OperatorRole");
+    assert!(by_operator.is_subset(&granted_to_operator), "{by_operator:#?}");
+    only_what_waits_expires(&deployment).await
+}
+
+/// The ledger, the outbox, leases and chunks are there until usher deletes them.
+async fn only_what_waits_expires(deployment: &Deployment) -> Result<(), AnyError> {
+    let stranger = Event::new(90, [9; 20].into());
+    deployment.send("PurchaseQueue", logs(&Chain::default().purchase(&stranger, 1, [8; 20].into()))).await?;
+    let items = deployment.dynamodb.scan().table_name(TABLE).consistent_read(true).into_paginator().items().send();
+    let items = items.collect::<Result<Vec<_>, _>>().await?;
+    let kind = |item: &std::collections::HashMap<String, AttributeValue>| {
+        let pk = item.get(PK).and_then(|pk| pk.as_s().ok()).expect("every item has a key");
+        pk.split('#').next().unwrap_or_default().to_owned()
+    };
+    let expiring: BTreeSet<_> = items.iter().filter(|item| item.contains_key(EXPIRES_AT_S)).map(kind).collect();
+    assert_eq!(expiring, BTreeSet::from(["waiting".to_owned()]));
+    let lasting: BTreeSet<_> = items.iter().filter(|item| !item.contains_key(EXPIRES_AT_S)).map(kind).collect();
+    assert!(lasting.len() >= 4 && !lasting.contains("waiting"), "{lasting:?}");
+    Ok(())
+}
