@@ -64,7 +64,9 @@ async fn main() -> Result<(), AnyError> {
     if has("due") {
         let minutes = usize::try_from(args.minutes)?;
         let minted = args.due / 10;
-        let due = Due { events: args.due - minted, minted, rooms: args.due, looks: minutes.max(2) }.run().await?;
+        let due =
+            Due { events: args.due - minted, minted, people: args.people, rooms: args.due, looks: minutes.max(2) };
+        let due = due.run().await?;
         table += &rows(&due)?;
         all["due"] = serde_json::to_value(due)?;
     }

@@ -20,7 +20,11 @@ use serde_json::{Value, json};
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 use usher_domain::EventKey;
 use usher_localnet::aws::{dynamodb_client, sqs_client};
-use usher_store::{Store, dynamo::DynamoTable};
+use usher_store::{
+    Store,
+    dynamo::DynamoTable,
+    table::{PK, SK},
+};
 
 use crate::{
     haus::{CHAIN, Transaction},
@@ -30,6 +34,8 @@ use crate::{
 
 /// What the stack runs.
 const BINARIES: [&str; 5] = ["usher", "usher-mint", "usher-purchase", "usher-refund", "usher-sweep"];
+/// The stack's table.
+const TABLE: &str = "usher";
 /// The longest a condition may take to come true, on a machine that does much else.
 const PATIENCE: Duration = Duration::from_secs(60);
 const POLL_EVERY: Duration = Duration::from_millis(250);
@@ -61,9 +67,12 @@ pub struct Ready {
     pub lambda_url: String,
     /// The queues' URLs; a dead-letter queue's name ends in `-dlq`.
     pub queues: BTreeMap<String, String>,
-    data_key_file: PathBuf,
-    wallet_key_file: PathBuf,
-    dynamodb_url: String,
+    /// The file with the key that wraps data keys.
+    pub data_key_file: PathBuf,
+    /// The file with the private key of usher's wallet.
+    pub wallet_key_file: PathBuf,
+    /// The address of DynamoDB.
+    pub dynamodb_url: String,
     sqs_url: String,
 }
 
@@ -263,26 +272,57 @@ impl DevStack {
 
     /// The stack's ledger.
     pub fn store(&self) -> Store<DynamoTable> {
-        let table = DynamoTable::new(dynamodb_client(&self.ready.dynamodb_url), "usher");
+        let table = DynamoTable::new(dynamodb_client(&self.ready.dynamodb_url), TABLE);
         Store::new(table, Arc::new(TestClock::default()), Arc::new(TestRandomness))
+    }
+
+    /// Restores the ledger as another table, and nothing of any snapshot. The stack's own table is gone afterwards, so
+    /// that its functions can do nothing.
+    pub async fn restore_ledger(&self, name: &str) -> Result<DynamoTable, AnyError> {
+        let client = dynamodb_client(&self.ready.dynamodb_url);
+        let restored = DynamoTable::new(client.clone(), name);
+        restored.create_table().await?;
+        let mut items = client.scan().table_name(TABLE).consistent_read(true).into_paginator().items().send();
+        while let Some(item) = items.try_next().await? {
+            let text = |name| item.get(name).and_then(|value| value.as_s().ok()).map_or("", String::as_str);
+            let (pk, sk) = (text(PK), text(SK));
+            let of_snapshot = pk == "account" || pk.starts_with("room#");
+            if !of_snapshot || !(sk == "head" || sk.starts_with("chunk#")) {
+                client.put_item().table_name(name).set_item(Some(item)).send().await?;
+            }
+        }
+        client.delete_table().table_name(TABLE).send().await?;
+        Ok(restored)
     }
 
     /// Kills all processes of a function, as a machine that fails does; returns how many there were.
     pub fn kill(&self, function: &str) -> Result<usize, AnyError> {
+        let processes = self.children(|name| name == function)?;
+        for pid in &processes {
+            kill_process(*pid, Signal::KILL)?;
+        }
+        Ok(processes.len())
+    }
+
+    /// How many processes of functions there are.
+    pub fn processes(&self) -> Result<usize, AnyError> {
+        Ok(self.children(|name| BINARIES[1..].contains(&name))?.len())
+    }
+
+    /// The stack's processes of these names.
+    fn children(&self, is_wanted: impl Fn(&str) -> bool) -> Result<Vec<Pid>, AnyError> {
         let stack = self.process.as_ref().ok_or("the stack runs")?.id().to_string();
-        let mut killed = 0;
+        let mut children = Vec::new();
         for entry in fs::read_dir("/proc")?.map_while(Result::ok) {
             // `pid (name) state parent …`; a process may be gone by now.
             let Ok(stat) = fs::read_to_string(entry.path().join("stat")) else { continue };
             let Some((pid, rest)) = stat.split_once(" (") else { continue };
             let Some((name, rest)) = rest.split_once(") ") else { continue };
-            let pid = pid.parse().ok().and_then(Pid::from_raw);
-            if let (Some(pid), true) = (pid, name == function && rest.split(' ').nth(1) == Some(stack.as_str())) {
-                kill_process(pid, Signal::KILL)?;
-                killed += 1;
+            if is_wanted(name) && rest.split(' ').nth(1) == Some(stack.as_str()) {
+                children.extend(pid.parse().ok().and_then(Pid::from_raw));
             }
         }
-        Ok(killed)
+        Ok(children)
     }
 
     /// The command `usher`, told by its environment where the stack is.
@@ -305,7 +345,7 @@ impl DevStack {
     /// Runs a command of `usher`'s against the stack and reads its JSON.
     async fn run<T: DeserializeOwned>(&self, arguments: &[&str]) -> Result<T, AnyError> {
         let mut command = tokio::process::Command::new(&self.usher);
-        command.args(arguments).args(["--json", "--table", "usher"]);
+        command.args(arguments).args(["--json", "--table", TABLE]);
         command.args(["--dynamodb-url", &self.ready.dynamodb_url, "--sqs-url", &self.ready.sqs_url]);
         let output = timeout(PATIENCE, command.kill_on_drop(true).output()).await??;
         if !output.status.success() {

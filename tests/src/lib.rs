@@ -5,4 +5,6 @@ pub mod fixture;
 pub mod haus;
 pub mod load;
 pub mod node_sdk;
+pub mod spoken;
+pub mod welcomes;
 pub mod world;

@@ -1,9 +1,10 @@
 //! usher in one process over the in-memory table and a real local XMTP node, with switches to kill it at any port call.
 
 use std::{
+    fmt,
     path::{Path, PathBuf},
     sync::{
-        Arc, Mutex,
+        Arc, Mutex, MutexGuard,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -11,20 +12,25 @@ use std::{
 
 use alloy_primitives::Address;
 use async_trait::async_trait;
+use futures::future::BoxFuture;
 use tokio::sync::Notify;
 use usher_chain::{Chains, Reading};
 use usher_domain::{
     EventKey, Fact,
     ports::{Clock, Randomness},
 };
-use usher_doorkeeper::{Cause, ConvergeError, Converged, Doorkeeper, NudgeError, Nudges, Parts, Policy, init_account};
+use usher_doorkeeper::{
+    AccountInfo, Cause, ConvergeError, Converged, Doorkeeper, NudgeError, Nudges, Parts, Policy, init_account,
+};
+use usher_lambda::{Adapters, DataKeySource, Place, Usher};
 use usher_localnet::{
     ambient::Ambient,
     person::Person,
     xmtp_node::{Node, NodeOptions, RunningNode},
 };
 use usher_store::{
-    DataKeys, DeploymentId, FileDataKeys, Snapshots, Store,
+    DataKeys, DeploymentId, FileDataKeys, Owner, Snapshots, Store,
+    keys::{DataKey, KeyError, Plain},
     memory::MemoryTable,
     table::{Item, Query, Table, TableError, Write},
 };
@@ -69,37 +75,86 @@ impl Randomness for TestRandomness {
 }
 
 /// When to die: at which port call, and whether before or after its effect.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct Killer {
     state: Mutex<KillerState>,
     killed: Notify,
 }
 
-#[derive(Debug, Default)]
+impl fmt::Debug for Killer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Killer").finish_non_exhaustive()
+    }
+}
+
+#[derive(Default)]
 struct KillerState {
     calls: Vec<String>,
-    /// The call to die at, counted from 0, and whether its effect still happens.
-    at: Option<(usize, bool)>,
+    /// The call to die at, and whether its effect still happens.
+    at: Option<(Call, bool)>,
+    /// What somebody else does just before the next call of this name.
+    meanwhile: Option<(&'static str, BoxFuture<'static, ()>)>,
+}
+
+#[derive(Clone, Copy)]
+enum Call {
+    /// Counted from 0.
+    Number(usize),
+    /// The first of this name.
+    Named(&'static str),
 }
 
 impl Killer {
     /// Dies at port call number `call` (from 0), before its effect or after it.
     pub fn arm(&self, call: usize, after_effect: bool) {
-        let mut state = self.state.lock().expect("no holder of this lock panics");
-        state.calls.clear();
-        state.at = Some((call, after_effect));
+        self.set(Some((Call::Number(call), after_effect)));
+    }
+
+    /// Dies at the first port call of this name, before its effect or after it.
+    pub fn arm_named(&self, call: &'static str, after_effect: bool) {
+        self.set(Some((Call::Named(call), after_effect)));
     }
 
     /// Only counts from now on.
     pub fn disarm(&self) {
-        let mut state = self.state.lock().expect("no holder of this lock panics");
-        state.calls.clear();
-        state.at = None;
+        self.set(None);
+    }
+
+    fn set(&self, at: Option<(Call, bool)>) {
+        *self.lock() = KillerState { at, ..KillerState::default() };
+    }
+
+    fn lock(&self) -> MutexGuard<'_, KillerState> {
+        self.state.lock().expect("no holder of this lock panics")
+    }
+
+    /// Has somebody else do something just before the next port call of this name, also if that one dies.
+    pub fn meanwhile(&self, call: &'static str, other: impl Future<Output = ()> + Send + 'static) {
+        self.lock().meanwhile = Some((call, Box::pin(other)));
     }
 
     /// The port calls since the last arming, by name.
     pub fn calls(&self) -> Vec<String> {
-        self.state.lock().expect("no holder of this lock panics").calls.clone()
+        self.lock().calls.clone()
+    }
+
+    /// Whether a port call of this name changes anything. Dying after one that does not is dying before the next.
+    pub fn has_effect(call: &str) -> bool {
+        const READING: [&str; 12] = [
+            "get",
+            "query",
+            "due",
+            "generate_data_key",
+            "unwrap_data_key",
+            "identity_updates",
+            "inbox_ids",
+            "key_packages",
+            "group_messages",
+            "newest_group_messages",
+            "welcomes",
+            "verify_smart_wallet_signature",
+        ];
+        !READING.contains(&call)
     }
 
     /// Resolves when the armed call was reached.
@@ -107,11 +162,25 @@ impl Killer {
         self.killed.notified().await;
     }
 
-    async fn pass<R>(&self, name: &str, effect: impl Future<Output = R>) -> R {
+    async fn pass<R>(&self, name: &'static str, effect: impl Future<Output = R>) -> R {
+        let other = {
+            let mut state = self.lock();
+            let is_next = state.meanwhile.as_ref().is_some_and(|(call, _)| *call == name);
+            if is_next { state.meanwhile.take() } else { None }
+        };
+        if let Some((_, other)) = other {
+            other.await;
+        }
         let verdict = {
-            let mut state = self.state.lock().expect("no holder of this lock panics");
+            let mut state = self.lock();
+            let seen = state.calls.iter().any(|call| call == name);
             state.calls.push(name.to_owned());
-            state.at.filter(|(call, _)| state.calls.len() == call + 1).map(|(_, after)| after)
+            let number = state.calls.len() - 1;
+            let is_it = |call: Call| match call {
+                Call::Number(wanted) => wanted == number,
+                Call::Named(wanted) => wanted == name && !seen,
+            };
+            state.at.filter(|(call, _)| is_it(*call)).map(|(_, after)| after)
         };
         match verdict {
             None => effect.await,
@@ -177,7 +246,8 @@ impl Network for Mortal<V3> {
         hash: [u8; 32],
         signature: &[u8],
     ) -> Result<bool, NetworkError> {
-        self.inner.verify_smart_wallet_signature(account_id, block_number, hash, signature).await
+        let verified = self.inner.verify_smart_wallet_signature(account_id, block_number, hash, signature);
+        self.killer.pass("verify_smart_wallet_signature", verified).await
     }
 
     async fn upload_key_package(&self, key_package: Vec<u8>) -> Result<(), NetworkError> {
@@ -209,6 +279,34 @@ impl Network for Mortal<V3> {
     }
 }
 
+/// A keeper of data keys that can kill whoever uses it: a key file, for whatever deployment the table is of by then.
+struct MortalKeys {
+    path: PathBuf,
+    table: Arc<MemoryTable>,
+    killer: Arc<Killer>,
+}
+
+impl MortalKeys {
+    async fn open(&self) -> Result<FileDataKeys, KeyError> {
+        let unusable = |error: &dyn fmt::Display| KeyError::Refused(error.to_string());
+        let store = Store::new(self.table.clone(), Arc::new(TestClock::default()), Arc::new(TestRandomness));
+        let deployment = store.deployment().await.map_err(|error| unusable(&error))?;
+        let deployment = deployment.ok_or_else(|| unusable(&"the deployment has no id"))?;
+        FileDataKeys::open(&self.path, deployment, Arc::new(TestRandomness)).map_err(|error| unusable(&error))
+    }
+}
+
+#[async_trait]
+impl DataKeys for MortalKeys {
+    async fn generate(&self, owner: &Owner) -> Result<DataKey, KeyError> {
+        self.killer.pass("generate_data_key", async { self.open().await?.generate(owner).await }).await
+    }
+
+    async fn unwrap(&self, owner: &Owner, wrapped: &[u8]) -> Result<Plain, KeyError> {
+        self.killer.pass("unwrap_data_key", async { self.open().await?.unwrap(owner, wrapped).await }).await
+    }
+}
+
 struct MortalNudges(Arc<Killer>);
 
 #[async_trait]
@@ -228,12 +326,14 @@ pub struct World {
     pub clock: Arc<TestClock>,
     /// Death.
     pub killer: Arc<Killer>,
+    /// usher's wallet.
+    pub wallet: LocalWallet,
     keys: PathBuf,
     _scratch: Arc<tempfile::TempDir>,
 }
 
 impl World {
-    /// The private key of usher's wallet.
+    /// The private key of usher's wallet, unless it is a world [beside](World::beside) another.
     pub const WALLET_KEY: [u8; 32] = [0xee; 32];
 
     /// A deployment with its account made.
@@ -243,23 +343,41 @@ impl World {
 
     /// The same, on a node with these options.
     pub async fn start_on(node: NodeOptions) -> Result<Self, AnyError> {
+        let world = Self::bare(Arc::new(Node::start(node).await?), &Self::WALLET_KEY)?;
+        world.init().await?;
+        Ok(world)
+    }
+
+    /// Another deployment on the same node that has nothing yet, and a wallet of its own.
+    pub fn beside(&self) -> Result<Self, AnyError> {
+        static WALLETS: AtomicU64 = AtomicU64::new(1);
+        let mut key = [0xdd; 32];
+        key[24..].copy_from_slice(&WALLETS.fetch_add(1, Ordering::Relaxed).to_be_bytes());
+        Self::bare(self.node.clone(), &key)
+    }
+
+    fn bare(node: Arc<RunningNode>, wallet_key: &[u8; 32]) -> Result<Self, AnyError> {
         let scratch = tempfile::tempdir()?;
-        let world = Self {
-            node: Arc::new(Node::start(node).await?),
+        Ok(Self {
+            node,
             table: Arc::default(),
             clock: Arc::default(),
             killer: Arc::default(),
+            wallet: LocalWallet::from_key(wallet_key)?,
             keys: scratch.path().join("data.key"),
             _scratch: Arc::new(scratch),
-        };
-        let store = world.store();
+        })
+    }
+
+    /// Makes the deployment's id and its account.
+    pub async fn init(&self) -> Result<AccountInfo, AnyError> {
+        let store = self.store();
         store.init_deployment().await?;
-        let snapshots = world.snapshots().await?;
-        let wallet = LocalWallet::from_key(&Self::WALLET_KEY)?;
-        init_account(&store, &snapshots, &world.network(), &wallet, world.clock.clone(), Arc::new(TestRandomness))
-            .await?;
-        world.killer.disarm();
-        Ok(world)
+        let snapshots = self.snapshots().await?;
+        let (clock, randomness) = (self.clock.clone(), Arc::new(TestRandomness));
+        let made = init_account(&store, &snapshots, &self.network(), &self.wallet, clock, randomness).await?;
+        self.killer.disarm();
+        Ok(made)
     }
 
     /// Another deployment's memory as this one's is now, on the same XMTP node and with the same keys.
@@ -273,6 +391,7 @@ impl World {
             table,
             clock: Arc::default(),
             killer: Arc::default(),
+            wallet: self.wallet.clone(),
             keys: self.keys.clone(),
             _scratch: self._scratch.clone(),
         })
@@ -298,8 +417,12 @@ impl World {
         Ok(FileDataKeys::open(&self.keys, self.deployment().await?, Arc::new(TestRandomness))?)
     }
 
+    fn mortal_keys(&self) -> MortalKeys {
+        MortalKeys { path: self.keys.clone(), table: self.table.clone(), killer: self.killer.clone() }
+    }
+
     async fn snapshots(&self) -> Result<Snapshots<Mortal<Arc<MemoryTable>>>, AnyError> {
-        self.snapshots_with(Arc::new(self.data_keys().await?)).await
+        self.snapshots_with(Arc::new(self.mortal_keys())).await
     }
 
     /// The sealed state, with a keeper of the caller's.
@@ -314,6 +437,20 @@ impl World {
     fn network(&self) -> Mortal<V3> {
         let inner = V3::new(&self.node.url(), Duration::from_secs(4)).expect("a node's own address");
         Mortal { inner, killer: self.killer.clone() }
+    }
+
+    /// What an operator's command and a function are, cold: it finds all it needs in the table.
+    pub fn usher(&self) -> Usher<Mortal<Arc<MemoryTable>>> {
+        let adapters = Adapters {
+            table: Mortal { inner: self.table.clone(), killer: self.killer.clone() },
+            network: Arc::new(self.network()),
+            nudges: Arc::new(MortalNudges(self.killer.clone())),
+            data_key: DataKeySource::Other(Arc::new(self.mortal_keys())),
+            clock: self.clock.clone(),
+            randomness: Arc::new(TestRandomness),
+        };
+        let place = Place { network: "local".to_owned(), table: "usher".to_owned() };
+        Usher::new(adapters, sample_chains(), Policy::default()).at(place)
     }
 
     /// A cold start: nothing decoded, nothing kept.
@@ -331,6 +468,7 @@ impl World {
             clock: self.clock.clone(),
             randomness: Arc::new(TestRandomness),
             policy: Policy::default(),
+            policy_revision: None,
         })
     }
 
@@ -390,13 +528,17 @@ pub const ANVIL_KEYS: [[u8; 32]; 6] = [
 pub fn sample_facts(file: &str) -> Vec<Fact> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../events/logs").join(file);
     let text = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
-    let chains: Chains = serde_json::from_str(
-        r#"{"31337": {"trust": "queue", "factories": ["0x5fbdb2315678afecb367f032d93f642f64180aa3"]}}"#,
-    )
-    .expect("a configuration");
-    let facts = usher_chain::read(&text, &chains).into_iter().filter_map(|reading| match reading {
+    let facts = usher_chain::read(&text, &sample_chains()).into_iter().filter_map(|reading| match reading {
         Reading::Fact(fact) => Some(fact),
         _ => None,
     });
     facts.collect()
+}
+
+/// The chain of the samples.
+fn sample_chains() -> Chains {
+    serde_json::from_str(
+        r#"{"31337": {"trust": "queue", "factories": ["0x5fbdb2315678afecb367f032d93f642f64180aa3"]}}"#,
+    )
+    .expect("a configuration")
 }

@@ -7,7 +7,11 @@ use usher_localnet::{
     person::Person,
     xmtp_node::{Node, NodeOptions, RunningNode},
 };
-use usher_tests::node_sdk::{GroupOptions, MetadataField, NodeSdk, Preset, RoleChange, SdkClient, Wallet};
+use usher_tests::{
+    node_sdk::{GroupOptions, MetadataField, NodeSdk, Preset, RoleChange, SdkClient, Wallet},
+    welcomes::{Wrapped, on_node},
+    world::AnyError,
+};
 use usher_xmtp::{
     GroupId, Lost, Wrapping, attributes,
     group::{Event, MetadataChange},
@@ -15,7 +19,7 @@ use usher_xmtp::{
     policy::Policies,
 };
 
-type Outcome = Result<(), Box<dyn std::error::Error>>;
+type Outcome = Result<(), AnyError>;
 
 struct World {
     node: RunningNode,
@@ -23,20 +27,30 @@ struct World {
 }
 
 impl World {
-    async fn start() -> Result<Self, Box<dyn std::error::Error>> {
+    async fn start() -> Result<Self, AnyError> {
         let node = Node::start(NodeOptions::on_free_ports()).await?;
         let sdk = NodeSdk::start(&node.url())?;
         Ok(Self { node, sdk })
     }
 
     /// A person with the published client.
-    async fn theirs(&self, number: u64) -> Result<SdkClient, Box<dyn std::error::Error>> {
+    async fn theirs(&self, number: u64) -> Result<SdkClient, AnyError> {
         Ok(self.sdk.client(&Wallet::numbered(number)).await?)
     }
 
     /// A person with our client.
-    async fn ours(&self, number: u8) -> Result<Person, Box<dyn std::error::Error>> {
+    async fn ours(&self, number: u8) -> Result<Person, AnyError> {
         Ok(Person::register(&[number; 32], &self.node.url()).await?)
+    }
+
+    /// How the welcomes are wrapped that lie on the node for a published client.
+    async fn for_theirs(&self, client: &SdkClient) -> Result<Vec<Wrapped>, AnyError> {
+        on_node(&self.node.url(), client.installation_id()).await
+    }
+
+    /// The same for a client of ours.
+    async fn for_ours(&self, person: &Person) -> Result<Vec<Wrapped>, AnyError> {
+        on_node(&self.node.url(), &person.installation()?.to_string()).await
     }
 }
 
@@ -178,10 +192,12 @@ async fn pointers_work_both_ways() -> Outcome {
     for client in &theirs {
         client.sync().await?;
         assert!(client.synced(&room.to_string()).await?.is_active);
+        assert_eq!(world.for_theirs(client).await?, [Wrapped::Pointer]);
     }
     also_ours.sync().await?;
     assert_eq!(also_ours.dropped(), [] as [&str; 0]);
     assert!(also_ours.group(room)?.is_active());
+    assert_eq!(world.for_ours(&also_ours).await?, [Wrapped::Pointer]);
 
     let ids: Vec<String> =
         [&ours, &also_ours].iter().map(|person| person.inbox().map(|id| id.to_string())).collect::<Result<_, _>>()?;
@@ -192,7 +208,61 @@ async fn pointers_work_both_ways() -> Outcome {
         person.sync().await?;
         assert_eq!(person.dropped(), [] as [&str; 0]);
         assert!(person.group(id(&name))?.is_active());
+        assert_eq!(world.for_ours(person).await?.last(), Some(&Wrapped::Pointer));
     }
+    Ok(())
+}
+
+/// As libxmtp does it, see `from_three_recipients_on_welcomes_are_pointers` in sdk_to_sdk.rs.
+#[tokio::test]
+async fn from_three_recipients_on_our_welcomes_are_pointers() -> Outcome {
+    let world = World::start().await?;
+    let mut ours = world.ours(1).await?;
+    let theirs = [world.theirs(1).await?, world.theirs(2).await?, world.theirs(3).await?];
+    let two = ours.create_group("two", Policies::admin_only(), &inboxes(&[&theirs[0], &theirs[1]])).await?;
+    let three = ours.create_group("three", Policies::admin_only(), &inboxes(&theirs.each_ref())).await?;
+    assert_eq!(world.for_theirs(&theirs[0]).await?, [Wrapped::XWing, Wrapped::Pointer]);
+    assert_eq!(world.for_theirs(&theirs[1]).await?, [Wrapped::XWing, Wrapped::Pointer]);
+    assert_eq!(world.for_theirs(&theirs[2]).await?, [Wrapped::Pointer]);
+    for client in &theirs {
+        client.sync().await?;
+        assert!(client.synced(&three.to_string()).await?.is_active);
+    }
+    assert!(theirs[1].synced(&two.to_string()).await?.is_active);
+    Ok(())
+}
+
+/// Into a room that is there already, with one device and with two.
+#[tokio::test]
+async fn they_add_our_inboxes() -> Outcome {
+    let world = World::start().await?;
+    let mut one = world.ours(1).await?;
+    let (mut phone, mut laptop) = (world.ours(2).await?, world.ours(2).await?);
+    assert_eq!(phone.inbox()?, laptop.inbox()?);
+    assert_ne!(phone.installation()?, laptop.installation()?);
+    let ana = world.theirs(1).await?;
+    let name = ana.create_group(&[], &GroupOptions::default()).await?;
+    let room = id(&name);
+    ana.send_text(&name, "nobody here").await?;
+
+    ana.add_members(&name, &[&one.inbox()?.to_string()]).await?;
+    one.sync().await?;
+    one.send_text(room, "one").await?;
+    ana.add_members(&name, &[&phone.inbox()?.to_string()]).await?;
+    ana.send_text(&name, "all here").await?;
+    let two = phone.inbox()?;
+    for person in [&mut one, &mut phone, &mut laptop] {
+        person.sync().await?;
+        assert_eq!(person.dropped(), [] as [&str; 0]);
+        assert_eq!(person.texts(room), ["all here"], "{:?}", skipped(person, room));
+        assert_eq!(world.for_ours(person).await?, [Wrapped::XWing]);
+        assert_eq!(person.group(room)?.members()[&two].installations.len(), 2);
+    }
+    laptop.send_text(room, "from the laptop").await?;
+    phone.sync().await?;
+    assert_eq!(phone.texts(room).last().map(String::as_str), Some("from the laptop"));
+    ana.sync_conversation(&name).await?;
+    assert_eq!(ana.texts(&name).await?, ["nobody here", "one", "all here", "from the laptop"]);
     Ok(())
 }
 
@@ -204,6 +274,7 @@ async fn welcomes_over_curve25519_work() -> Outcome {
     let ana = world.theirs(1).await?;
     ours.rotate_key_package(Wrapping::InitKey).await?;
     let name = ana.create_group(&[&ours.inbox()?.to_string()], &GroupOptions::default()).await?;
+    assert_eq!(world.for_ours(&ours).await?, [Wrapped::Curve25519]);
     ours.sync().await?;
     assert_eq!(ours.dropped(), [] as [&str; 0]);
     ours.send_text(id(&name), "over X25519").await?;
@@ -211,6 +282,7 @@ async fn welcomes_over_curve25519_work() -> Outcome {
     assert_eq!(ana.texts(&name).await?, ["over X25519"]);
 
     let room = also_ours.create_group("both ways", Policies::admin_only(), &[ours.inbox()?].into()).await?;
+    assert_eq!(world.for_ours(&ours).await?, [Wrapped::Curve25519, Wrapped::Curve25519]);
     ours.sync().await?;
     assert!(ours.group(room)?.is_active());
     Ok(())
@@ -246,7 +318,7 @@ async fn members_leave_at_their_own_wish() -> Outcome {
         while ana.synced(&name).await?.inbox_ids().contains(&our_inbox.as_str()) {
             tick.tick().await;
         }
-        Ok::<(), Box<dyn std::error::Error>>(())
+        Ok::<(), AnyError>(())
     };
     tokio::time::timeout(Duration::from_secs(60), removed).await??;
     ours.sync().await?;

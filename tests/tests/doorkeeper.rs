@@ -1,5 +1,4 @@
-//! The doorkeeper over the in-memory table and a real XMTP node: the story of `events/logs/`, and the same story with a
-//! kill at every port call.
+//! The doorkeeper over the in-memory table and a real XMTP node: the story of `events/logs/`.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -87,90 +86,15 @@ async fn the_story_of_the_samples() -> Outcome {
     Ok(())
 }
 
-/// Mint, add and remove, killed at each port call in turn, before and after its effect; then a cold start.
-#[tokio::test]
-async fn a_kill_at_any_port_call_changes_nothing_in_the_end() -> Outcome {
-    let origin = World::start().await?;
-    let (mut alice, mut bob) = (origin.person(1).await?, origin.person(2).await?);
-    let _creator = origin.person(0).await?;
-    let purchases = [sample_facts("02-purchase-alice.json"), sample_facts("03-purchase-bob.json")].concat();
-    let acts =
-        [("mint", sample_facts("01-mint.json")), ("add", purchases), ("remove", sample_facts("07-refund-alice.json"))];
-
-    for (act, (name, facts)) in acts.iter().enumerate() {
-        for after_effect in [false, true] {
-            let mut call = 0;
-            loop {
-                let world = origin.fork().await?;
-                for (name, facts) in &acts[..act] {
-                    world.invoke(name, facts).await?;
-                }
-                world.killer.arm(call, after_effect);
-                let died = tokio::select! {
-                    result = world.invoke("victim", facts) => { result?; false }
-                    () = world.killer.killed() => true,
-                };
-                let last = world.killer.calls().pop().unwrap_or_default();
-                world.killer.disarm();
-                let scene = format!("{name} killed at call {call} ({last}), after effect: {after_effect}");
-                if !died {
-                    break;
-                }
-                // The queue delivers the message again, after the dead holder's lease has run out.
-                world.clock.advance(Duration::from_secs(60));
-                world.invoke("redelivery", facts).await?;
-                for (name, facts) in &acts[act + 1..] {
-                    world.invoke(name, facts).await?;
-                }
-                world.clock.advance(Duration::from_secs(60));
-                world.sweep("sweep").await?;
-                check(&world, &mut alice, &mut bob, &scene).await?;
-                call += 1;
-            }
-            assert!(call > 10, "{name} has only {call} port calls");
-            println!("{name}: killed at each of {call} port calls, after effect: {after_effect}");
-        }
-    }
-    Ok(())
-}
-
-/// One room; Bob in and reading the newest message, Alice out and blind to it.
-async fn check(world: &World, alice: &mut Person, bob: &mut Person, scene: &str) -> Outcome {
-    let [room] = rooms(world).await?[..] else { panic!("{scene}: not one room") };
-    for person in [&mut *alice, &mut *bob] {
-        person.sync().await?;
-    }
-    assert!(in_room(bob, room), "{scene}: Bob is not in: {:?}", bob.dropped());
-    bob.send_text(room, scene).await?;
-    alice.sync().await?;
-    assert!(!alice.texts(room).iter().any(|text| text == scene), "{scene}: Alice reads on");
-    assert!(!in_room(alice, room), "{scene}: Alice is still in");
-    let members = bob.group(room)?.members();
-    assert_eq!(members.len(), 3, "{scene}: usher, the creator and Bob: {members:?}");
-    let event = world.store().event(&event()).await?.ok_or("no event")?;
-    assert_eq!(event.converged_generation, Some(event.generation), "{scene}");
-    alice.forget_groups();
-    bob.forget_groups();
-    Ok(())
-}
-
 /// What a killed invocation had stored and not sent is told, with its age, until it is sent.
 #[tokio::test]
 async fn an_outbox_is_told_until_it_is_sent() -> Outcome {
     let world = World::start().await?;
     let (_creator, _alice) = (world.person(0).await?, world.person(1).await?);
     let (mint, purchase) = (sample_facts("01-mint.json"), sample_facts("02-purchase-alice.json"));
-    // In a room of its own.
-    let rehearsal = world.fork().await?;
-    rehearsal.invoke("mint", &mint).await?;
-    rehearsal.killer.arm(1_000_000, false);
-    rehearsal.invoke("rehearsal", &purchase).await?;
-    let calls = rehearsal.killer.calls();
-    let publish = calls.iter().position(|call| call.contains("send_group_messages")).ok_or(calls.join(", "))?;
-
     world.invoke("mint", &mint).await?;
     let before_ms = world.clock.now_ms();
-    world.killer.arm(publish, false);
+    world.killer.arm_named("send_group_messages", false);
     tokio::select! {
         result = world.invoke("victim", &purchase) => panic!("it lives: {result:?}"),
         () = world.killer.killed() => {}

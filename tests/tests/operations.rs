@@ -112,12 +112,6 @@ fn queries_ask_for_fields_and_messages_that_are_logged() {
     let page = read("docs/operations.md");
     let queries: Vec<_> = page.split("```insights\n").skip(1).filter_map(|query| query.split("```").next()).collect();
     assert!(queries.len() > 10);
-    let is_code = |word: &&str| ["room_", "snapshot_", "keys_"].iter().any(|start| word.starts_with(start));
-    let codes: Vec<_> = page.split('`').filter(is_code).filter(|code| !code.ends_with(['_', '…'])).collect();
-    assert!(codes.len() > 8, "{codes:?}");
-    for word in codes {
-        assert!(code.contains(&format!("=> \"{word}\"")), "no error has the code {word}");
-    }
     let words = "fields filter sort stats by as asc desc limit like and or in not count max sum latest times last units \
                  commits bytes level message outcome";
     let words: BTreeSet<_> = words.split(' ').collect();
@@ -141,6 +135,34 @@ fn queries_ask_for_fields_and_messages_that_are_logged() {
                 assert!(known, "nobody logs the field {name} of the query {query}");
             }
         }
+    }
+}
+
+/// What the functions called `code` of these sources answer, and what rooms are declared lost with besides.
+fn codes(sources: &str) -> BTreeSet<&str> {
+    let functions = sources.split("code(").skip(1).filter_map(|rest| rest.split("\n    }\n").next());
+    let mut codes: BTreeSet<_> = functions.flat_map(|function| following(function, "=> \"")).collect();
+    for declared in sources.split("declare_lost(").skip(1).filter_map(|rest| rest.split(')').next()) {
+        codes.extend(declared.split('"').nth(1).filter(|word| word.starts_with("room_")));
+    }
+    codes
+}
+
+#[test]
+fn each_error_code_is_explained_and_each_explained_one_exists() {
+    let sources = ["shared/doorkeeper/src", "shared/store/src"].map(|folder| sources(&checkout(folder))).concat();
+    let codes = codes(&sources);
+    for known in ["room_given_up", "room_ejected", "snapshot_tampered", "keys_refused", "fence_ahead", "walk"] {
+        assert!(codes.contains(known), "{known} is not among {codes:?}");
+    }
+    let page = read("docs/operations.md");
+    let (_, alarms) = page.split_once("\n## Alarms\n").expect("there is a chapter on alarms");
+    for code in &codes {
+        assert!(alarms.contains(&format!("`{code}`")), "docs/operations.md does not explain {code}");
+    }
+    let is_code = |word: &&str| ["room_", "snapshot_", "keys_"].iter().any(|start| word.starts_with(start));
+    for explained in page.split('`').filter(is_code).filter(|code| !code.ends_with(['_', '…'])) {
+        assert!(codes.contains(explained), "no error has the code {explained}");
     }
 }
 

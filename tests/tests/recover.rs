@@ -136,7 +136,7 @@ async fn the_same_group_works_again_after_all_snapshots_are_gone() -> Outcome {
     story.restore_without_snapshots().await?;
     let (_, before) = account(&story.world).await?;
 
-    story.world.doorkeeper().await?.begin_recovery(&wallet()).await?;
+    story.world.doorkeeper().await?.begin_recovery(&wallet(), None).await?;
     // Until the new installation is registered, functions find no account and leave rooms alone.
     let ended = look(&story.world, &story.world.doorkeeper().await?).await?;
     assert_eq!(ended, Converged::NotReady);
@@ -162,7 +162,7 @@ async fn the_same_group_works_again_after_all_snapshots_are_gone() -> Outcome {
 async fn the_sweep_receives_welcomes() -> Outcome {
     let mut story = Story::new().await?;
     story.restore_without_snapshots().await?;
-    story.world.doorkeeper().await?.begin_recovery(&wallet()).await?;
+    story.world.doorkeeper().await?.begin_recovery(&wallet(), None).await?;
     recover(&story.world, None).await?;
     let doorkeeper = story.world.doorkeeper().await?;
     assert!(!doorkeeper.keep_up().await?, "nobody has spoken");
@@ -185,7 +185,7 @@ async fn an_old_snapshot_is_never_written_from() -> Outcome {
     let newest = async || network.newest_group_messages(&[story.room]).await;
     let before = newest().await?;
 
-    restored.doorkeeper().await?.begin_recovery(&wallet()).await?;
+    restored.doorkeeper().await?.begin_recovery(&wallet(), None).await?;
     recover(&restored, None).await?;
     restored.invoke("resale", &sample_facts("06-resale-bob-to-erin.json")).await?;
     restored.clock.advance(Duration::from_secs(60));
@@ -208,7 +208,7 @@ async fn an_old_snapshot_is_never_written_from() -> Outcome {
 async fn a_room_where_nobody_speaks_is_given_up_and_gets_a_successor() -> Outcome {
     let mut story = Story::new().await?;
     story.restore_without_snapshots().await?;
-    story.world.doorkeeper().await?.begin_recovery(&wallet()).await?;
+    story.world.doorkeeper().await?.begin_recovery(&wallet(), None).await?;
     recover(&story.world, Some(DAY_MS)).await?;
     story.world.clock.advance(DAY / 2);
     assert!(!recover(&story.world, Some(DAY_MS)).await?.finished);
@@ -242,7 +242,7 @@ impl Randomness for Forger {
 async fn a_welcome_to_another_group_of_the_same_name_is_not_followed() -> Outcome {
     let mut story = Story::new().await?;
     story.restore_without_snapshots().await?;
-    story.world.doorkeeper().await?.begin_recovery(&wallet()).await?;
+    story.world.doorkeeper().await?.begin_recovery(&wallet(), None).await?;
     recover(&story.world, None).await?;
     let network = Arc::new(V3::new(&story.world.node.url(), Duration::from_secs(4))?);
     let (clock, forger) = (Arc::new(SystemClock), Arc::new(Forger(story.room)));
@@ -265,7 +265,7 @@ async fn a_warm_process_goes_on_with_the_new_installation() -> Outcome {
     let mut story = Story::new().await?;
     let warm = story.world.doorkeeper().await?;
     look(&story.world, &warm).await?;
-    story.world.doorkeeper().await?.begin_recovery(&wallet()).await?;
+    story.world.doorkeeper().await?.begin_recovery(&wallet(), None).await?;
     recover(&story.world, None).await?;
     story.speak(ALICE, "hello").await?;
     assert!(recover(&story.world, None).await?.finished);
@@ -286,18 +286,18 @@ async fn limits_and_wallets_are_checked_before_anything_is_changed() -> Outcome 
     };
     let other = LocalWallet::from_key(&[0xdd; 32])?;
     let doorkeeper = story.world.doorkeeper().await?;
-    let refused = doorkeeper.begin_recovery(&other).await.unwrap_err();
+    let refused = doorkeeper.begin_recovery(&other, None).await.unwrap_err();
     assert!(matches!(refused, RecoverError::NothingToRecover(_)), "{refused:?}");
     unchanged(&story.world);
     // A wallet that has an inbox with an installation, and not the stored account's.
     let alice = LocalWallet::from_key(&ANVIL_KEYS[1])?;
-    let refused = doorkeeper.begin_recovery(&alice).await.unwrap_err();
+    let refused = doorkeeper.begin_recovery(&alice, None).await.unwrap_err();
     assert!(matches!(refused, RecoverError::OtherWallet { .. }), "{refused:?}");
     unchanged(&story.world);
     for _ in 1..INSTALLATIONS_MAX {
         Person::register(&World::WALLET_KEY, &story.world.node.url()).await?;
     }
-    let refused = doorkeeper.begin_recovery(&wallet()).await.unwrap_err();
+    let refused = doorkeeper.begin_recovery(&wallet(), None).await.unwrap_err();
     let RecoverError::Account(AccountError::TooManyInstallations(_)) = refused else {
         panic!("{refused:?}");
     };

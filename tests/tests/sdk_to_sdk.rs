@@ -4,15 +4,16 @@
 use std::time::Duration;
 
 use usher_localnet::xmtp_node::{Node, NodeOptions, RunningNode};
-use usher_tests::node_sdk::{
-    Consent, GroupOptions, Level, MetadataField, NodeSdk, Permission, Policy, Preset, RoleChange, SdkClient, SdkError,
-    Updated, Wallet,
-};
-use usher_xmtp::proto::mls_api::{
-    PagingInfo, QueryWelcomeMessagesRequest, SortDirection, mls_api_client::MlsApiClient, welcome_message::Version,
+use usher_tests::{
+    node_sdk::{
+        Consent, GroupOptions, Level, MetadataField, NodeSdk, Permission, Policy, Preset, RoleChange, SdkClient,
+        SdkError, Updated, Wallet,
+    },
+    welcomes::{Wrapped, on_node},
+    world::AnyError,
 };
 
-type Outcome = Result<(), Box<dyn std::error::Error>>;
+type Outcome = Result<(), AnyError>;
 
 struct World {
     node: RunningNode,
@@ -20,7 +21,7 @@ struct World {
 }
 
 impl World {
-    async fn start() -> Result<Self, Box<dyn std::error::Error>> {
+    async fn start() -> Result<Self, AnyError> {
         let node = Node::start(NodeOptions::on_free_ports()).await?;
         let sdk = NodeSdk::start(&node.url())?;
         Ok(Self { node, sdk })
@@ -300,8 +301,8 @@ async fn from_three_recipients_on_welcomes_are_pointers() -> Outcome {
     let small = ana.create_group(&two, &named("small")).await?;
     let large = ana.create_group(&all, &named("large")).await?;
 
-    assert_eq!(welcomes(&world.node, &guests[0]).await?, ["welcome", "pointer"]);
-    assert_eq!(welcomes(&world.node, &guests[3]).await?, ["pointer"]);
+    assert_eq!(on_node(&world.node.url(), guests[0].installation_id()).await?, [Wrapped::XWing, Wrapped::Pointer]);
+    assert_eq!(on_node(&world.node.url(), guests[3].installation_id()).await?, [Wrapped::Pointer]);
     for guest in &guests {
         guest.sync().await?;
         assert_eq!(guest.synced(&large).await?.members.len(), 5);
@@ -311,26 +312,6 @@ async fn from_three_recipients_on_welcomes_are_pointers() -> Outcome {
     ana.sync_conversation(&large).await?;
     assert_eq!(ana.texts(&large).await?, ["here"; 4]);
     Ok(())
-}
-
-/// The kinds of the welcomes that lie on the node for a client, oldest first.
-async fn welcomes(node: &RunningNode, client: &SdkClient) -> Result<Vec<&'static str>, Box<dyn std::error::Error>> {
-    let request = QueryWelcomeMessagesRequest {
-        installation_key: hex::decode(client.installation_id())?,
-        paging_info: Some(PagingInfo { direction: SortDirection::Ascending.into(), limit: 0, id_cursor: 0 }),
-    };
-    let channel = tonic::transport::Endpoint::from_shared(node.url())?.connect().await?;
-    let answer = MlsApiClient::new(channel).query_welcome_messages(request).await?;
-    Ok(answer
-        .into_inner()
-        .messages
-        .into_iter()
-        .map(|welcome| match welcome.version {
-            Some(Version::V1(_)) => "welcome",
-            Some(Version::WelcomePointer(_)) => "pointer",
-            None => "neither",
-        })
-        .collect())
 }
 
 #[tokio::test]

@@ -1,5 +1,6 @@
-//! Nothing secret is said, however much is asked for: a whole story at trace level, and then every line searched for
-//! every key and every word of chat.
+//! Nothing secret is said, however much is asked for: a whole story and the operator's commands at trace level, and then
+//! every line searched for every key that was ever stored and every word of chat. (The same with keys in KMS:
+//! `tests/tests/template/disclosure.rs`.)
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -7,8 +8,8 @@ use std::{
 };
 
 use alloy_primitives::Address;
-use base64::{Engine as _, engine::general_purpose::STANDARD};
 use prost::Message as _;
+use usher_domain::EventKey;
 use usher_store::{
     DataKeys as _, FileDataKeys, Owner, RoomState, Snapshots, Table as _,
     table::{Key, Value},
@@ -17,6 +18,7 @@ use usher_tests::{
     dev_stack::DevStack,
     haus::{Chain, Event},
     node_sdk::Wallet,
+    spoken::forms,
     world::{AnyError, TestClock, TestRandomness},
 };
 
@@ -89,43 +91,8 @@ fn arrays_of_32(mut packed: &[u8]) -> Vec<Vec<u8>> {
     found
 }
 
-/// Every form in which a program may say bytes.
-fn forms(secret: &[u8]) -> BTreeSet<String> {
-    let numbers = |separator: &str| secret.iter().map(u8::to_string).collect::<Vec<_>>().join(separator);
-    let mut forms = BTreeSet::from([
-        hex::encode(secret),
-        hex::encode_upper(secret),
-        numbers(", "),
-        numbers(","),
-        secret.escape_ascii().to_string(),
-        // As it stands in a JSON text.
-        secret.escape_ascii().to_string().replace('\\', "\\\\"),
-    ]);
-    forms.extend(std::str::from_utf8(secret).map(str::to_owned));
-    // Within something longer the secret begins at any of three places of a group of four digits.
-    for start in 0..3 {
-        let whole = &secret[start..secret.len() - (secret.len() - start) % 3];
-        let text = STANDARD.encode(whole);
-        forms.insert(text.replace('+', "-").replace('/', "_"));
-        forms.insert(text);
-    }
-    forms
-}
-
 #[test]
-fn bytes_are_found_in_each_form() {
-    let secret = [0xfb, 0xef, 7, 34, 200, 65];
-    let spoken = [
-        format!("{secret:?}"),
-        format!("{:?}", secret.to_vec()),
-        STANDARD.encode([&[1], &secret[..], &[2, 3]].concat()),
-        STANDARD.encode([&[1, 9], &secret[..], &[2]].concat()),
-        format!("b\"{}\"", secret.escape_ascii()),
-        format!("0x{}", hex::encode(secret)),
-    ];
-    for text in spoken {
-        assert!(forms(&secret).iter().any(|form| text.contains(form)), "{text}");
-    }
+fn secrets_are_found_in_what_openmls_stores() {
     let packed = [&[1, 0xdc, 0, 32][..], &[0xcc, 200, 5].repeat(16), &[9]].concat();
     assert_eq!(arrays_of_32(&packed), [[200, 5].repeat(16)]);
 }
@@ -134,22 +101,87 @@ fn key_file(text: &str) -> Result<Vec<u8>, hex::FromHexError> {
     hex::decode(text.trim().trim_start_matches("0x"))
 }
 
+/// All secrets of a deployment that were ever stored, by their names.
+#[derive(Default)]
+struct Secrets {
+    found: BTreeMap<String, Vec<u8>>,
+    /// How often rooms were found with epoch secrets that were new.
+    epochs: usize,
+}
+
+impl Secrets {
+    fn add(&mut self, name: impl Into<String>, secret: Vec<u8>) {
+        if !self.found.values().any(|known| *known == secret) {
+            self.found.insert(name.into(), secret);
+        }
+    }
+
+    /// Takes note of what is stored now.
+    async fn note(&mut self, stack: &DevStack, event: &EventKey) -> Result<(), AnyError> {
+        let store = stack.store();
+        let deployment = store.deployment().await?.ok_or("there is a deployment")?;
+        let (randomness, clock) = (Arc::new(TestRandomness), Arc::new(TestClock::default()));
+        let keys = FileDataKeys::open(&stack.ready.data_key_file, deployment.clone(), randomness.clone())?;
+        let keys = Arc::new(keys);
+        let snapshots = Snapshots::new(store.table().clone(), keys.clone(), deployment, clock, randomness);
+        let rooms = store.event(event).await?.ok_or("there is the event")?.rooms;
+        let active: Vec<_> = rooms.iter().filter(|room| room.state == RoomState::Active).collect();
+        for owner in [Owner::Account].into_iter().chain(active.iter().map(|room| Owner::Room(room.group))) {
+            let snapshot = snapshots.load(&owner).await?.ok_or("it is stored")?;
+            let (version, plaintext) = (snapshot.version, snapshot.plaintext);
+            let mls = if owner == Owner::Account {
+                let account = AccountState::decode(&plaintext[..])?;
+                self.add(format!("installation's seed in {version}"), account.installation_seed);
+                self.add(format!("HMAC's root in {version}"), account.hmac_root);
+                for (number, package) in account.key_packages.into_iter().enumerate() {
+                    self.add(format!("key package {number} in {version}"), package.xwing_private_key);
+                }
+                account.mls
+            } else {
+                GroupState::decode(&plaintext[..])?.mls
+            };
+            let before = self.found.len();
+            for (number, secret) in mls_secrets(&mls).into_iter().enumerate() {
+                self.add(format!("openmls's secret {number} of {owner} in {version}"), secret);
+            }
+            self.epochs += usize::from(owner != Owner::Account && self.found.len() > before);
+            let head = store.table().get(&Key::new(owner.to_string(), "head")).await?.ok_or("it has a head")?;
+            let Some(Value::Bytes(wrapped)) = head.get("data_key") else { return Err("it has a data key".into()) };
+            self.add(format!("data key of {owner} in {version}"), keys.unwrap(&owner, wrapped).await?.to_vec());
+        }
+        Ok(())
+    }
+}
+
+/// What an operator's command says in all, at trace level.
+async fn command(stack: &DevStack, arguments: &[&str]) -> Result<Vec<String>, AnyError> {
+    let output = stack.command().args(arguments).envs([("RUST_LOG", "trace"), ("NO_COLOR", "1")]).output().await?;
+    let said = [output.stdout, output.stderr].map(|said| String::from_utf8_lossy(&said).into_owned());
+    assert!(said[1].contains("TRACE"), "{arguments:?} says everything");
+    Ok(said.iter().flat_map(|said| said.lines()).map(str::to_owned).collect())
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn no_secret_is_said_at_trace_level() -> Result<(), AnyError> {
-    let folder = tempfile::tempdir()?;
-    let state = folder.path().join("state");
     let said = Arc::new(Mutex::new(Vec::<String>::new()));
     let note = said.clone();
-    let arguments = ["--state", state.to_str().ok_or("UTF-8")?];
-    let stack = DevStack::start_metered(&arguments, "trace", "secrets", move |line| {
+    let stack = DevStack::start_metered(&[], "trace", "secrets", move |line| {
         note.lock().expect("nobody panics with it").push(line);
     })
     .await?;
+    let mut secrets = Secrets::default();
+    for path in [&stack.ready.data_key_file, &stack.ready.wallet_key_file] {
+        secrets.add(path.display().to_string(), key_file(&std::fs::read_to_string(path)?)?);
+    }
     let (host, ana, ben) = (stack.person(1).await?, stack.person(2).await?, stack.person(3).await?);
     let address = |number| -> Address { Wallet::numbered(number).address() };
     let (mut chain, event) = (Chain::default(), Event::new(0, address(1)));
-    stack.send(&[chain.mint(&event), chain.purchase(&event, 1, address(2))]).await?;
+    stack.send(&[chain.mint(&event)]).await?;
+    stack.until_seated(&event.key(), &[(&host, 1)]).await?;
+    secrets.note(&stack, &event.key()).await?;
+    stack.send(&[chain.purchase(&event, 1, address(2))]).await?;
     let room = stack.until_seated(&event.key(), &[(&host, 1), (&ana, 1)]).await?;
+    secrets.note(&stack, &event.key()).await?;
     for (person, words) in [(&host, WORDS[0]), (&ana, WORDS[1])] {
         person.sync().await?;
         person.synced(&room).await?;
@@ -157,51 +189,35 @@ async fn no_secret_is_said_at_trace_level() -> Result<(), AnyError> {
     }
     stack.send(&[chain.purchase(&event, 2, address(3))]).await?;
     stack.until_seated(&event.key(), &[(&host, 1), (&ana, 1), (&ben, 1)]).await?;
+    secrets.note(&stack, &event.key()).await?;
     ben.sync().await?;
     ben.synced(&room).await?;
     ben.send_text(&room, WORDS[2]).await?;
     stack.send(&[chain.refund(&event, 1, address(2))]).await?;
     stack.nudged_until_seated(&event.key(), &[(&host, 1), (&ben, 1)]).await?;
     stack.until_handled().await?;
-
-    let mut secrets: BTreeMap<String, Vec<u8>> = BTreeMap::new();
-    for name in ["data.key", "wallet.key"] {
-        secrets.insert(name.to_owned(), key_file(&std::fs::read_to_string(state.join(name))?)?);
-    }
-    let store = stack.store();
-    let deployment = store.deployment().await?.ok_or("there is a deployment")?;
-    let randomness = Arc::new(TestRandomness);
-    let keys = Arc::new(FileDataKeys::open(&state.join("data.key"), deployment.clone(), randomness.clone())?);
-    let clock = Arc::new(TestClock::default());
-    let snapshots = Snapshots::new(store.table().clone(), keys.clone(), deployment, clock, randomness);
-    let rooms = store.event(&event.key()).await?.ok_or("there is the event")?.rooms;
-    let active: Vec<_> = rooms.iter().filter(|room| room.state == RoomState::Active).collect();
-    for owner in [Owner::Account].into_iter().chain(active.iter().map(|room| Owner::Room(room.group))) {
-        let plaintext = snapshots.load(&owner).await?.ok_or("it is stored")?.plaintext;
-        let mls = if owner == Owner::Account {
-            let account = AccountState::decode(&plaintext[..])?;
-            secrets.insert("installation's seed".to_owned(), account.installation_seed);
-            secrets.insert("HMAC's root".to_owned(), account.hmac_root);
-            for (number, package) in account.key_packages.into_iter().enumerate() {
-                secrets.insert(format!("key package {number}"), package.xwing_private_key);
-            }
-            account.mls
-        } else {
-            GroupState::decode(&plaintext[..])?.mls
-        };
-        for (number, secret) in mls_secrets(&mls).into_iter().enumerate() {
-            secrets.insert(format!("openmls's secret {number} of {owner}"), secret);
+    secrets.note(&stack, &event.key()).await?;
+    let by_commands = async {
+        let mut lines = Vec::new();
+        for arguments in [&["init"][..], &["doctor"], &["config", "get"], &["parked", "list"], &["rooms"]] {
+            lines.extend(command(&stack, arguments).await?);
         }
-        let pk = owner.to_string();
-        let head = store.table().get(&Key::new(pk, "head")).await?.ok_or("it has a head")?;
-        let Some(Value::Bytes(wrapped)) = head.get("data_key") else { return Err("it has a data key".into()) };
-        secrets.insert(format!("data key of {owner}"), keys.unwrap(&owner, wrapped).await?.to_vec());
-    }
-    assert!(secrets.keys().filter(|name| name.starts_with("openmls's")).count() > 5, "{:?}", secrets.keys());
+        // The new account's keys, too.
+        lines.extend(command(&stack, &["recover", "--begin"]).await?);
+        secrets.note(&stack, &event.key()).await?;
+        Ok::<_, AnyError>(lines)
+    };
+    let by_commands = by_commands.await?;
+
+    assert!(secrets.epochs >= 4, "the room's secrets of {} epochs", secrets.epochs);
+    let Secrets { found: mut secrets, .. } = secrets;
+    assert!(secrets.keys().filter(|name| name.starts_with("openmls's")).count() > 20, "{:?}", secrets.keys());
+    assert!(secrets.keys().filter(|name| name.starts_with("installation's seed")).count() == 2, "{:?}", secrets.keys());
     secrets.extend(WORDS.map(|words| (words.to_owned(), words.as_bytes().to_vec())));
     drop(stack);
 
-    let lines = std::mem::take(&mut *said.lock().expect("nobody panics with it"));
+    let mut lines = std::mem::take(&mut *said.lock().expect("nobody panics with it"));
+    lines.extend(by_commands);
     // Everybody was asked for everything, and said much of it.
     let has = |text: &str| lines.iter().any(|line| line.contains(text));
     for text in ["usher_lambda", "usher_doorkeeper", "aws_smithy_runtime", "h2::", "TRACE", r#""work":"converge""#] {
@@ -213,7 +229,8 @@ async fn no_secret_is_said_at_trace_level() -> Result<(), AnyError> {
         for form in forms(secret) {
             if let Some(line) = lines.iter().find(|line| line.contains(&form)) {
                 let target = line.split("\"target\":\"").nth(1).and_then(|rest| rest.split('"').next());
-                found.insert(format!("{name}, by {}", target.unwrap_or("?")));
+                let target = target.map_or_else(|| line.chars().take(200).collect(), str::to_owned);
+                found.insert(format!("{name}, by {target}"));
             }
         }
     }

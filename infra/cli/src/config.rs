@@ -14,9 +14,8 @@ use serde_json::{Value, json};
 use usher_domain::ports::Clock as _;
 use usher_lambda::{Document, Machine, telemetry::Chain};
 use usher_store::{
-    Store,
+    Store, Table,
     configuration::{Put, StoredConfiguration},
-    dynamo::DynamoTable,
 };
 
 use crate::{Failure, print, stack::Stack};
@@ -135,30 +134,32 @@ impl Done {
     pub(crate) fn text(&self) -> String {
         let Self { revision, changes, events_due } = self;
         if changes.is_empty() {
-            return format!("revision {revision} says the same");
+            return format!("revision {revision} says the same; {events_due} events are looked at again");
         }
         format!("{}\nrevision {revision} is in force; {events_due} events are looked at again", text(changes))
     }
 }
 
-/// Puts a document in force, and has every event looked at if rooms are to be kept differently.
-pub(crate) async fn put(
-    store: &Store<DynamoTable>,
+/// Puts a document in force, and has every event looked at if rooms are to be kept differently. What says the same may
+/// be the repetition of a put that ended before that, so it does it, too.
+pub(crate) async fn put<T: Table>(
+    store: &Store<T>,
     stored: Option<StoredConfiguration>,
     new: &Document,
 ) -> Result<Done, Failure> {
     let changes = changes(stored.as_ref(), new)?;
     let before = stored.as_ref().map(|stored| stored.revision);
-    if let (Some(revision), true) = (before, changes.is_empty()) {
-        return Ok(Done { revision, changes, events_due: 0 });
-    }
-    let revision = match store.put_configuration(&new.to_string(), before).await? {
-        Put::Stored(revision) => revision,
-        Put::Overtaken => {
-            return Err("somebody else has just put another configuration: look at it and try again".into());
-        }
+    let revision = match before.filter(|_| changes.is_empty()) {
+        Some(revision) => revision,
+        None => match store.put_configuration(&new.to_string(), before).await? {
+            Put::Stored(revision) => revision,
+            Put::Overtaken => {
+                return Err("somebody else has just put another configuration: look at it and try again".into());
+            }
+        },
     };
-    let events = if changes.iter().any(Change::is_about_rooms) { store.events().await? } else { Vec::new() };
+    let concerned = changes.is_empty() || changes.iter().any(Change::is_about_rooms);
+    let events = if concerned { store.events().await? } else { Vec::new() };
     let now_ms = Machine.now_ms();
     let marked: Vec<bool> = stream::iter(&events)
         .map(|event| store.mark_due(event, now_ms))
@@ -255,7 +256,10 @@ fn or_nothing(text: &str) -> &str {
 
 #[cfg(test)]
 mod tests {
+    use usher_store::Take;
+
     use super::*;
+    use crate::testing;
 
     fn document(more: &str) -> String {
         let chains = r#""version":1,"chains":{"31337":{"trust":"queue","factories":["0x5fbdb2315678afecb367f032d93f642f64180aa3"]}}"#;
@@ -298,5 +302,42 @@ mod tests {
         assert!(changed(None, &document("")).iter().all(|change| change.contains(" - ")));
         let said = changed(Some("{}"), &document(""));
         assert!(said.iter().any(|change| change == " \"{}\" -"), "{said:?}");
+    }
+
+    #[tokio::test]
+    async fn a_put_that_ended_too_soon_is_made_up_for_by_its_repetition() {
+        let store = testing::store(0);
+        let event = testing::mint(&store).await;
+        let minted_ms = store.event(&event).await.unwrap().unwrap().due_at_ms.unwrap();
+        let banning = Document::parse(&document(&format!(r#","bans":["0x{}"]"#, "aa".repeat(20)))).unwrap();
+        // All that happened before it died.
+        assert_eq!(store.put_configuration(&banning.to_string(), None).await.unwrap(), Put::Stored(1));
+        let lease = match store.take(&event, "somebody", minted_ms, minted_ms + 1).await.unwrap() {
+            Take::Taken(lease) => lease,
+            other => panic!("{other:?}"),
+        };
+        store.release(&lease, None).await.unwrap();
+        assert_eq!(store.event(&event).await.unwrap().unwrap().due_at_ms, None, "the event is at rest");
+
+        for _ in 0..2 {
+            let stored = store.configuration().await.unwrap();
+            let done = put(&store, stored, &banning).await.unwrap();
+            assert_eq!((done.revision, done.changes.len(), done.events_due), (1, 0, 1));
+            assert!(store.event(&event).await.unwrap().unwrap().due_at_ms.is_some());
+        }
+    }
+
+    #[tokio::test]
+    async fn only_what_is_about_rooms_has_events_looked_at() {
+        let store = testing::store(0);
+        testing::mint(&store).await;
+        let first = Document::parse(&document("")).unwrap();
+        put(&store, None, &first).await.unwrap();
+        let mut due = Vec::new();
+        for more in [r#","rate_limits":null"#, r#","rate_limits":null,"policy":{"seats_per_room":9}"#] {
+            let stored = store.configuration().await.unwrap();
+            due.push(put(&store, stored, &Document::parse(&document(more)).unwrap()).await.unwrap().events_due);
+        }
+        assert_eq!(due, [0, 1]);
     }
 }

@@ -1,25 +1,21 @@
 //! `usher dev`: everything on this machine, on loopback ports.
 
+mod queues;
+mod set_up;
+mod state;
+
 use std::{
     collections::BTreeMap,
-    fs::DirBuilder,
-    os::unix::fs::DirBuilderExt as _,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
 };
 
-use alloy_primitives::{Address, address};
-use aws_sdk_sqs::types::QueueAttributeName;
 use serde::Serialize;
-use serde_json::json;
-use tempfile::TempDir;
 use tokio::signal::unix::{SignalKind, signal};
-use usher_chain::{ChainConfig, Chains, Trust};
-use usher_domain::{ChainId, KioskKey};
-use usher_lambda::{
-    Adapters, Config, DataKeyConfig, DataKeySource, Document, Machine, SqsNudges, Usher, local_wallet, network_name,
-};
+use usher_chain::{Chains, Trust};
+use usher_domain::KioskKey;
+use usher_lambda::Config;
 use usher_localnet::{
     aws::{ACCESS_KEY, dynamodb_client, sqs_client},
     dynamodb::DynamoDb,
@@ -28,33 +24,25 @@ use usher_localnet::{
     xmtp_node::{self, Node, NodeOptions, RunningNode},
 };
 use usher_store::{
-    Store,
     budget::{Bucket, RateLimits},
     dynamo::DynamoTable,
 };
-use usher_xmtp::V3;
 
-use crate::{
-    Failure, config, functions, print, say,
-    stack::{DYNAMODB_PORT, Queue, SQS_PORT, TABLE, XMTP_PORT, XMTP_TIMEOUT},
+use self::{
+    set_up::Account,
+    state::{DATA_KEY, State, WALLET_KEY},
 };
-
-/// The factory of the samples in `events/`.
-const SAMPLE_FACTORY: (ChainId, Address) = (ChainId(31337), address!("5fbdb2315678afecb367f032d93f642f64180aa3"));
+use crate::{
+    Failure, functions, print, say,
+    stack::{DYNAMODB_PORT, Queue, SQS_PORT, TABLE, XMTP_PORT},
+};
 
 // As template.yaml deploys them.
 const TIMEOUT: Duration = Duration::from_secs(30);
-const VISIBILITY_S: u32 = 180;
-const MAX_RECEIVES: u32 = 5;
-const DEAD_LETTERS_KEPT_S: u32 = 14 * 24 * 3600;
 const SWEEP_EVERY: Duration = Duration::from_secs(60);
 const BATCH_SIZE: i32 = 10;
 /// Environments of a function: enough to meet each other, few enough for a laptop.
 const CONCURRENCY: usize = 3;
-/// The file of usher's wallet.
-const WALLET_KEY: &str = "wallet.key";
-/// The file of the key that wraps data keys.
-const DATA_KEY: &str = "data.key";
 /// A stop waits so long for running invocations; after it their messages stay in the queue, as after a crash.
 const STOP_PATIENCE: Duration = Duration::from_secs(5);
 
@@ -133,13 +121,6 @@ struct Ready {
     account: Account,
 }
 
-/// usher's XMTP account.
-#[derive(Debug, Serialize)]
-struct Account {
-    inbox_id: String,
-    wallet: String,
-}
-
 pub(crate) async fn run(args: Args) -> Result<(), Failure> {
     let (mut interrupted, mut terminated) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
     let stop = async {
@@ -168,7 +149,7 @@ fn introduce(ready: &Ready, state: Option<&Path>) {
     for (chain, config) in ready.chains.iter() {
         let factories: Vec<_> = config.factories.iter().map(|factory| format!("{factory:#x}")).collect();
         say(&format!("chain {chain}, factories {}", factories.join(", ")));
-        say("  trust: queue. Whoever may send to the queues is believed; nothing is checked against the chain");
+        say(&format!("  {}", in_words(config.trust)));
     }
     match state {
         Some(state) => say(&format!("state is kept in {}", state.display())),
@@ -176,6 +157,16 @@ fn introduce(ready: &Ready, state: Option<&Path>) {
     }
     say(&format!("functions are invoked at {}/2015-03-31/functions/NAME/invocations", ready.lambda_url));
     say("ready: try `usher send events/logs/01-mint.json` and `usher rooms`; Ctrl-C stops");
+}
+
+/// How far a chain is believed.
+pub(crate) fn in_words(trust: Trust) -> &'static str {
+    match trust {
+        Trust::Queue => {
+            "trust: queue. Whoever may send to the queues is believed; nothing is checked against the chain"
+        }
+        Trust::Rpc => "trust: rpc. A gain is believed once its log is found in the transaction's receipt",
+    }
 }
 
 /// A running stack.
@@ -193,7 +184,7 @@ struct Running {
 }
 
 async fn start(args: &Args) -> Result<Running, Failure> {
-    let chains = chains(&args.factory)?;
+    let chains = set_up::chains(&args.factory)?;
     let binaries = functions::folder(args.functions.as_deref()).await?;
     let state = State::open(args.state.clone())?;
 
@@ -210,11 +201,11 @@ async fn start(args: &Args) -> Result<Running, Failure> {
 
     let table = DynamoTable::new(dynamodb_client(&dynamodb.url()), TABLE);
     table.create_table().await?;
-    let chains = configure(table, chains, args.rate_limits).await?;
-    let queues = create_queues(&sqs_client(&sqs.url())).await?;
+    let chains = set_up::configure(table, chains, args.rate_limits).await?;
+    let queues = queues::create(&sqs_client(&sqs.url())).await?;
     let env = environment(&state, &xmtp, &dynamodb, &sqs, &queues);
     let config = Config::read(|name| env.get(name).cloned())?;
-    let account = init(&config, &state, dynamodb_client(&dynamodb.url()), sqs_client(&sqs.url())).await?;
+    let account = set_up::init(&config, &state, dynamodb_client(&dynamodb.url()), sqs_client(&sqs.url())).await?;
     // From here on it counts, and so do the functions.
     xmtp.faults().limit_rates(args.rate_limits.as_ref().map(node_limits));
 
@@ -291,99 +282,6 @@ impl Running {
     }
 }
 
-/// Where the stack keeps its files: a folder that stays, or one for the keys that goes with the process.
-enum State {
-    Kept(PathBuf),
-    Passing(TempDir),
-}
-
-impl State {
-    fn open(folder: Option<PathBuf>) -> Result<Self, Failure> {
-        let Some(folder) = folder else { return Ok(Self::Passing(TempDir::new()?)) };
-        // It holds keys.
-        let made = DirBuilder::new().recursive(true).mode(0o700).create(&folder);
-        made.map_err(|error| format!("{}: {error}", folder.display()))?;
-        Ok(Self::Kept(folder.canonicalize()?))
-    }
-
-    fn folder(&self) -> &Path {
-        match self {
-            Self::Kept(folder) => folder,
-            Self::Passing(folder) => folder.path(),
-        }
-    }
-
-    /// A database's file; none if it is to live in memory.
-    fn file(&self, name: &str) -> Option<PathBuf> {
-        match self {
-            Self::Kept(folder) => Some(folder.join(name)),
-            Self::Passing(_) => None,
-        }
-    }
-}
-
-fn chains(more: &[KioskKey]) -> Result<Chains, Failure> {
-    let mut chains = BTreeMap::<ChainId, ChainConfig>::new();
-    let named = more.iter().map(|factory| (factory.chain, factory.address));
-    for (chain, factory) in [SAMPLE_FACTORY].into_iter().chain(named) {
-        let empty = || ChainConfig { trust: Trust::Queue, factories: [].into() };
-        chains.entry(chain).or_insert_with(empty).factories.insert(factory);
-    }
-    Ok(chains.try_into()?)
-}
-
-/// Puts this stack's chains and limits into the configuration, beside what a kept stack's operator has put there;
-/// returns all chains.
-async fn configure(table: DynamoTable, chains: Chains, limits: Option<RateLimits>) -> Result<Chains, Failure> {
-    let store = Store::new(table, Arc::new(Machine), Arc::new(Machine));
-    let stored = store.configuration().await?;
-    let mut document = match &stored {
-        Some(stored) => Document::parse(&stored.document)?,
-        None => Document::new(Chains::default()),
-    };
-    let mut all = BTreeMap::<ChainId, ChainConfig>::from(document.chains);
-    for (chain, config) in chains.iter() {
-        all.entry(chain).or_insert_with(|| config.clone()).factories.extend(&config.factories);
-    }
-    document.chains = all.try_into()?;
-    document.rate_limits = limits;
-    config::put(&store, stored, &document).await?;
-    Ok(document.chains)
-}
-
-/// Creates the queues that are not there yet, each with its dead-letter queue, and returns all URLs.
-async fn create_queues(client: &aws_sdk_sqs::Client) -> Result<BTreeMap<String, String>, aws_sdk_sqs::Error> {
-    let mut urls = BTreeMap::new();
-    for queue in Queue::ALL {
-        let kept = (QueueAttributeName::MessageRetentionPeriod, DEAD_LETTERS_KEPT_S.to_string());
-        let dead = create_queue(client, format!("{queue}-dlq"), [kept]).await?;
-        let attributes = client.get_queue_attributes().queue_url(&dead).attribute_names(QueueAttributeName::QueueArn);
-        let attributes = attributes.send().await?.attributes.unwrap_or_default();
-        let redrive = json!({
-            "deadLetterTargetArn": attributes.get(&QueueAttributeName::QueueArn),
-            "maxReceiveCount": MAX_RECEIVES,
-        });
-        let visibility = (QueueAttributeName::VisibilityTimeout, VISIBILITY_S.to_string());
-        let redrive = (QueueAttributeName::RedrivePolicy, redrive.to_string());
-        let live = create_queue(client, queue.to_string(), [visibility, redrive]).await?;
-        urls.insert(format!("{}-dlq", queue.short_name()), dead);
-        urls.insert(queue.short_name().to_owned(), live);
-    }
-    Ok(urls)
-}
-
-/// Attributes are set afterwards: creating a kept queue with others than it has is refused.
-async fn create_queue(
-    client: &aws_sdk_sqs::Client,
-    name: String,
-    attributes: impl IntoIterator<Item = (QueueAttributeName, String)>,
-) -> Result<String, aws_sdk_sqs::Error> {
-    let url = client.create_queue().queue_name(name).send().await?.queue_url.unwrap_or_default();
-    let attributes = attributes.into_iter().collect();
-    client.set_queue_attributes().queue_url(&url).set_attributes(Some(attributes)).send().await?;
-    Ok(url)
-}
-
 /// The functions' environment variables.
 fn environment(
     state: &State,
@@ -413,31 +311,6 @@ fn environment(
     env
 }
 
-/// Makes the deployment and usher's XMTP account, or finds those made earlier.
-async fn init(
-    config: &Config,
-    state: &State,
-    dynamodb: aws_sdk_dynamodb::Client,
-    sqs: aws_sdk_sqs::Client,
-) -> Result<Account, Failure> {
-    let data_key = match &config.data_key {
-        DataKeyConfig::File(path) => DataKeySource::File(path.clone()),
-        DataKeyConfig::Kms(_) => return Err("a dev stack has no KMS".into()),
-    };
-    let adapters = Adapters {
-        table: DynamoTable::new(dynamodb, &config.table),
-        network: Arc::new(V3::new(&config.xmtp_url, XMTP_TIMEOUT)?),
-        nudges: Arc::new(SqsNudges::new(sqs, &config.nudge_queue_url)),
-        data_key,
-        clock: Arc::new(Machine),
-        randomness: Arc::new(Machine),
-    };
-    let wallet = local_wallet(&state.folder().join(WALLET_KEY), &Machine)?;
-    let usher = Usher::from_table(adapters).on_network(network_name(&config.xmtp_url));
-    let account = usher.init(&wallet).await?;
-    Ok(Account { inbox_id: account.inbox, wallet: account.wallet })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -448,22 +321,5 @@ mod tests {
         for text in ["", "3000/600", "3000,20000", "3000/600,20000/x", "3000/600,20000/4000,1/1"] {
             assert!(rate_limits(text).is_err(), "{text}");
         }
-    }
-
-    #[test]
-    fn named_factories_join_the_samples() {
-        let more =
-            ["31337:0x00000000000000000000000000000000000000aa", "1328:0x00000000000000000000000000000000000000bb"];
-        let chains = chains(&more.map(|factory| factory.parse().unwrap())).unwrap();
-        assert_eq!(
-            serde_json::to_value(&chains).unwrap(),
-            json!({
-                "1328": { "trust": "queue", "factories": ["0x00000000000000000000000000000000000000bb"] },
-                "31337": { "trust": "queue", "factories": [
-                    "0x00000000000000000000000000000000000000aa",
-                    "0x5fbdb2315678afecb367f032d93f642f64180aa3",
-                ] },
-            })
-        );
     }
 }

@@ -3,6 +3,7 @@
 mod keys;
 mod ledger;
 mod network;
+mod policies;
 mod queues;
 
 use comfy_table::presets::UTF8_FULL_CONDENSED;

@@ -8,10 +8,13 @@ mod functions;
 mod init;
 mod outputs;
 mod parked;
+mod recover;
 mod redrive;
 mod rooms;
 mod send;
 mod stack;
+#[cfg(test)]
+mod testing;
 mod wallet;
 
 use std::{error::Error, process::ExitCode};
@@ -46,6 +49,8 @@ enum Command {
     Parked(parked::Args),
     /// Put dead letters back into their queues
     Redrive(redrive::Args),
+    /// Replace usher's installation, after a restore or a leak, and bring the rooms back
+    Recover(recover::Args),
     /// Show the rooms, who sits in them and who waits
     Rooms(rooms::Args),
 }
@@ -64,6 +69,7 @@ async fn main() -> ExitCode {
         Command::Config(args) => config::run(args).await,
         Command::Doctor(args) => doctor::run(args).await,
         Command::Parked(args) => parked::run(args).await,
+        Command::Recover(args) => recover::run(args).await,
         Command::Redrive(args) => redrive::run(args).await,
         Command::Send(args) => send::run(args).await,
         Command::Rooms(args) => rooms::run(args).await,

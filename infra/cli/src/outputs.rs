@@ -1,8 +1,11 @@
 //! Where a CloudFormation stack has put things: the outputs of template.yaml.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use aws_sdk_cloudformation::{Client, types::Stack};
+use aws_sdk_cloudformation::{
+    Client,
+    types::{Parameter, Stack},
+};
 use usher_lambda::telemetry::Chain;
 
 use crate::{Failure, stack::Queue};
@@ -17,6 +20,32 @@ pub(crate) struct Outputs {
     pub(crate) wallet_key: String,
     pub(crate) xmtp_url: String,
     pub(crate) queues: BTreeMap<Queue, QueueUrls>,
+    /// Who may send to the queues.
+    pub(crate) senders: Senders,
+}
+
+/// Whom template.yaml lets send, by ARN.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Senders {
+    /// Whom the stack's parameter `ProducerArns` names.
+    pub(crate) producers: BTreeSet<String>,
+    /// The role that operates the stack.
+    pub(crate) operator: String,
+    /// The functions' roles.
+    pub(crate) functions: BTreeSet<String>,
+}
+
+impl Senders {
+    fn of(stage: &str, operator: String, producers: &str) -> Self {
+        let role = |function: &str| {
+            operator.replacen(&format!("usher-{stage}-operator-"), &format!("usher-{stage}-{function}-"), 1)
+        };
+        Self {
+            producers: producers.split(',').filter(|arn| !arn.is_empty()).map(str::to_owned).collect(),
+            functions: ["mint", "purchase", "refund", "sweep"].map(role).into(),
+            operator,
+        }
+    }
 }
 
 /// A queue and what holds its dead letters.
@@ -33,14 +62,15 @@ pub(crate) async fn describe(client: &Client, name: &str) -> Result<Outputs, Fai
         format!("stack {name} was not found: {}; are region and credentials those of its operator?", Chain(&error))
     })?;
     let stack = found.stacks().first().ok_or_else(|| format!("stack {name} was not found"))?;
-    of(name, &named(stack))
+    let producers = stack.parameters().iter().find(|parameter| parameter.parameter_key() == Some("ProducerArns"));
+    of(name, &named(stack), producers.and_then(Parameter::parameter_value).unwrap_or_default())
 }
 
 fn named(stack: &Stack) -> BTreeMap<&str, &str> {
     stack.outputs().iter().filter_map(|output| Some((output.output_key()?, output.output_value()?))).collect()
 }
 
-fn of(stack: &str, outputs: &BTreeMap<&str, &str>) -> Result<Outputs, Failure> {
+fn of(stack: &str, outputs: &BTreeMap<&str, &str>, producers: &str) -> Result<Outputs, Failure> {
     let output = |name: &str| {
         let value = outputs.get(name).map(|value| (*value).to_owned());
         value.ok_or_else(|| format!("stack {stack} has no output {name}: is it made from usher's template.yaml?"))
@@ -59,6 +89,7 @@ fn of(stack: &str, outputs: &BTreeMap<&str, &str>) -> Result<Outputs, Failure> {
         wallet_key: output("WalletKeyArn")?,
         xmtp_url: output("XmtpUrl")?,
         queues,
+        senders: Senders::of(&output("Stage")?, output("OperatorRoleArn")?, producers),
     })
 }
 
@@ -71,7 +102,9 @@ mod tests {
 
     use super::*;
 
-    const NAMES: [&str; 12] = [
+    const NAMES: [&str; 14] = [
+        "Stage",
+        "OperatorRoleArn",
         "TableName",
         "DataKeyArn",
         "WalletKeyArn",
@@ -92,7 +125,7 @@ mod tests {
 
     #[test]
     fn every_output_is_wanted_and_named_if_it_is_missing() {
-        let outputs = of("prod", &all()).unwrap();
+        let outputs = of("prod", &all(), "").unwrap();
         assert_eq!((outputs.table.as_str(), outputs.wallet_key.as_str()), ("TableName", "WalletKeyArn"));
         assert_eq!(outputs.queues.len(), 4);
         assert_eq!(outputs.queues[&Queue::Refund].live, "RefundQueueUrl");
@@ -100,9 +133,18 @@ mod tests {
         for name in NAMES {
             let mut without = all();
             without.remove(name);
-            let error = of("prod", &without).unwrap_err().to_string();
+            let error = of("prod", &without, "").unwrap_err().to_string();
             assert!(error.contains(&format!("stack prod has no output {name}:")), "{error}");
         }
+    }
+
+    #[test]
+    fn roles_are_named_as_the_template_names_them() {
+        let role = |name: &str| format!("arn:aws:iam::123456789012:role/usher-operator-{name}-eu-central-1");
+        let senders = Senders::of("operator", role("operator"), "arn:one,arn:two");
+        assert_eq!(senders.producers, ["arn:one", "arn:two"].map(str::to_owned).into());
+        assert_eq!(senders.functions, ["mint", "purchase", "refund", "sweep"].map(role).into());
+        assert_eq!(Senders::of("prod", role("operator"), "").producers, BTreeSet::new());
     }
 
     #[test]
@@ -144,11 +186,12 @@ mod tests {
         let body = format!(
             r#"<DescribeStacksResponse xmlns="http://cloudformation.amazonaws.com/doc/2010-05-15/"><DescribeStacksResult>
             <Stacks><member><StackName>prod</StackName><CreationTime>2026-11-24T00:00:00Z</CreationTime>
-            <StackStatus>CREATE_COMPLETE</StackStatus><Outputs>{members}</Outputs></member></Stacks>
-            </DescribeStacksResult></DescribeStacksResponse>"#
+            <StackStatus>CREATE_COMPLETE</StackStatus><Outputs>{members}</Outputs><Parameters><member>
+            <ParameterKey>ProducerArns</ParameterKey><ParameterValue>arn:one</ParameterValue></member></Parameters>
+            </member></Stacks></DescribeStacksResult></DescribeStacksResponse>"#
         );
         let client = answering(StatusCode::OK, body).await;
-        assert_eq!(describe(&client, "prod").await.unwrap(), of("prod", &all()).unwrap());
+        assert_eq!(describe(&client, "prod").await.unwrap(), of("prod", &all(), "arn:one").unwrap());
     }
 
     #[tokio::test]

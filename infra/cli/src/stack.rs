@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, fmt, path::PathBuf, sync::Arc, time::Duration};
 
 use usher_lambda::{
-    Adapters, AwsClients, Config, DataKeyConfig, DataKeySource, Machine, SqsNudges, Usher, network_name,
+    Adapters, AwsClients, Config, DataKeyConfig, DataKeySource, Machine, Place, SqsNudges, Usher, network_name,
     telemetry::Chain,
 };
 use usher_localnet::aws::{dynamodb_client, sqs_client};
@@ -25,6 +25,16 @@ pub(crate) const XMTP_PORT: u16 = 5556;
 pub(crate) const TABLE: &str = "usher";
 /// One call to an XMTP node on this machine.
 pub(crate) const XMTP_TIMEOUT: Duration = Duration::from_secs(4);
+
+/// How long a message that was received is not received again: six times a function's timeout, as Lambda asks for.
+/// This and what follows as template.yaml sets it.
+pub(crate) const VISIBILITY_S: u32 = 180;
+/// How often a message is received before it is a dead letter.
+pub(crate) const MAX_RECEIVES: u32 = 5;
+/// How long a message is kept.
+pub(crate) const MESSAGES_KEPT_S: u32 = 4 * 24 * 3600;
+/// How long a dead letter is kept.
+pub(crate) const DEAD_LETTERS_KEPT_S: u32 = 14 * 24 * 3600;
 
 /// A queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, clap::ValueEnum)]
@@ -85,6 +95,12 @@ pub(crate) struct Machinery {
     data_key_file: Option<PathBuf>,
 }
 
+/// A time in milliseconds since 1970, for people.
+pub(crate) fn in_utc(ms: u64) -> String {
+    let time = i64::try_from(ms / 1000).ok().and_then(|seconds| jiff::Timestamp::from_second(seconds).ok());
+    time.map_or_else(|| format!("{ms} ms after 1970"), |time| time.to_string())
+}
+
 fn local(port: u16) -> String {
     format!("http://127.0.0.1:{port}")
 }
@@ -143,6 +159,10 @@ impl Deployment {
         Store::new(self.table.clone(), Arc::new(Machine), Arc::new(Machine))
     }
 
+    pub(crate) fn table_name(&self) -> &str {
+        self.table.name()
+    }
+
     pub(crate) fn sqs(&self) -> &aws_sdk_sqs::Client {
         &self.sqs
     }
@@ -150,6 +170,11 @@ impl Deployment {
     /// AWS's KMS and the outputs that name the keys; a dev stack has none.
     pub(crate) fn keys(&self) -> Option<(&aws_sdk_kms::Client, &Outputs)> {
         Some((&self.aws.as_ref()?.kms, self.outputs.as_ref()?))
+    }
+
+    /// What a stack of CloudFormation's says of itself; a dev stack says nothing.
+    pub(crate) fn outputs(&self) -> Option<&Outputs> {
+        self.outputs.as_ref()
     }
 
     /// All queues' URLs.
@@ -200,7 +225,8 @@ impl Deployment {
             clock: Arc::new(Machine),
             randomness: Arc::new(Machine),
         };
-        Ok(Some(Usher::from_table(adapters).on_network(network_name(&machinery.xmtp_url))))
+        let place = Place { network: network_name(&machinery.xmtp_url), table: self.table.name().to_owned() };
+        Ok(Some(Usher::from_table(adapters).at(place)))
     }
 
     /// Says which deployment was not reached.

@@ -11,6 +11,7 @@ use std::{
     sync::{Arc, Mutex},
 };
 
+use aws_sdk_sqs::types::QueueAttributeName as Attribute;
 use axum::{Json, Router, extract::State, http::HeaderMap, routing::post};
 use base64::prelude::{BASE64_STANDARD, Engine as _};
 use k256::{
@@ -84,6 +85,13 @@ async fn kms(State(kms): State<Kms>, headers: HeaderMap, request: String) -> Jso
     })
 }
 
+/// The indexer's role, which may send.
+const INDEXER: &str = "arn:aws:iam::123456789012:role/indexer";
+
+fn role(name: &str) -> String {
+    format!("arn:aws:iam::123456789012:role/usher-prod-{name}-eu-central-1")
+}
+
 async fn serve(router: Router) -> String {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
@@ -102,6 +110,8 @@ impl Stack {
             ("DataKeyArn".to_owned(), "arn:data".to_owned()),
             ("WalletKeyArn".to_owned(), "arn:wallet".to_owned()),
             ("XmtpUrl".to_owned(), xmtp.url()),
+            ("Stage".to_owned(), "prod".to_owned()),
+            ("OperatorRoleArn".to_owned(), role("operator")),
         ];
         let client = sqs_client(&sqs.url());
         for name in ["Mint", "Purchase", "Refund", "Nudge"] {
@@ -118,8 +128,9 @@ impl Stack {
         let body = format!(
             r#"<DescribeStacksResponse xmlns="http://cloudformation.amazonaws.com/doc/2010-05-15/"><DescribeStacksResult>
             <Stacks><member><StackName>prod</StackName><CreationTime>2026-11-24T00:00:00Z</CreationTime>
-            <StackStatus>CREATE_COMPLETE</StackStatus><Outputs>{members}</Outputs></member></Stacks>
-            </DescribeStacksResult></DescribeStacksResponse>"#
+            <StackStatus>CREATE_COMPLETE</StackStatus><Outputs>{members}</Outputs><Parameters><member>
+            <ParameterKey>ProducerArns</ParameterKey><ParameterValue>{INDEXER}</ParameterValue></member></Parameters>
+            </member></Stacks></DescribeStacksResult></DescribeStacksResponse>"#
         );
         let describe = post(move || async move { ([("content-type", "text/xml")], body) });
         let cloudformation_url = serve(Router::new().route("/", describe)).await;
@@ -127,6 +138,54 @@ impl Stack {
         let keys = Kms { wallet, wrapped: Arc::default(), calls: Arc::default() };
         let kms_url = serve(Router::new().route("/", post(kms)).with_state(keys.clone())).await;
         Self { xmtp, dynamodb, sqs, cloudformation_url, kms: keys, kms_url }
+    }
+
+    /// Sets the queues up as template.yaml does, with these for producers.
+    async fn set_queues_up(&self, producers: &[&str]) {
+        let client = sqs_client(&self.sqs.url());
+        let tls = json!({
+            "Effect": "Deny", "Principal": "*", "Action": "sqs:*", "Resource": "*",
+            "Condition": { "Bool": { "aws:SecureTransport": "false" } },
+        });
+        let nobody_but = |senders: Vec<String>| {
+            json!({
+                "Effect": "Deny", "Principal": "*", "Action": "sqs:SendMessage", "Resource": "*",
+                "Condition": { "ArnNotEquals": { "aws:PrincipalArn": senders } },
+            })
+        };
+        let operator = role("operator");
+        for name in ["Mint", "Purchase", "Refund", "Nudge"] {
+            let senders = match name {
+                "Nudge" => ["mint", "purchase", "refund", "sweep", "operator"].map(role).to_vec(),
+                _ => producers.iter().map(|arn| (*arn).to_owned()).chain([operator.clone()]).collect(),
+            };
+            let live = json!({ "Statement": [tls, nobody_but(senders)] });
+            let dead = json!({ "Statement": [tls] });
+            let arn = format!("arn:aws:sqs:us-east-1:000000000000:usher-prod-{name}-DeadLetters");
+            let redrive = json!({ "deadLetterTargetArn": arn, "maxReceiveCount": 5 });
+            for (kind, kept, policy) in [("Queue", "345600", live), ("DeadLetters", "1209600", dead)] {
+                let url = client.get_queue_url().queue_name(format!("usher-prod-{name}-{kind}")).send().await.unwrap();
+                let mut set = client.set_queue_attributes().set_queue_url(url.queue_url);
+                set = set.attributes(Attribute::Policy, policy.to_string());
+                set = set.attributes(Attribute::MessageRetentionPeriod, kept);
+                if kind == "Queue" {
+                    set = set.attributes(Attribute::VisibilityTimeout, "180");
+                    set = set.attributes(Attribute::RedrivePolicy, redrive.to_string());
+                }
+                set.send().await.unwrap();
+            }
+        }
+    }
+
+    /// What the doctor says, by the checks' names, and whether all is well.
+    async fn doctor(&self) -> (bool, BTreeMap<String, Value>) {
+        let output = self.run(&["doctor", "--json"]).await;
+        let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+        let checks = report["checks"].as_array().unwrap().iter();
+        (
+            output.status.success(),
+            checks.map(|check| (check["check"].as_str().unwrap().into(), check.clone())).collect(),
+        )
     }
 
     async fn run(&self, arguments: &[&str]) -> Output {
@@ -177,18 +236,29 @@ async fn a_stack_is_found_by_its_name_and_initialised_with_its_keys() {
     assert_eq!(stack.result(&["redrive", "--json"]).await["moved"], 0);
 
     // These queues were not made by the template, and the doctor says so.
-    let output = stack.run(&["doctor", "--json"]).await;
-    assert!(!output.status.success());
-    let checks: Value = serde_json::from_slice(&output.stdout).unwrap();
-    let status = |name: &str| {
-        let checks = checks["checks"].as_array().unwrap();
-        checks.iter().find(|check| check["check"] == name).unwrap_or_else(|| panic!("{name}: {checks:?}"))["status"]
-            .clone()
-    };
+    let (well, checks) = stack.doctor().await;
+    assert!(!well);
     for name in ["wallet key", "account", "table", "configuration", "XMTP", "network", "inbox"] {
-        assert_eq!(status(name), "ok", "{name}: {checks:#}");
+        assert_eq!(checks[name]["status"], "ok", "{checks:#?}");
     }
-    assert_eq!(status("queue mint"), "fail");
+    for name in ["queue mint", "dead letters of mint", "policy of mint"] {
+        assert_eq!(checks[name]["status"], "fail", "{checks:#?}");
+    }
+    // Now they are as if they were, but for who may send.
+    stack.set_queues_up(&[INDEXER, "arn:aws:iam::123456789012:role/somebody"]).await;
+    let (well, checks) = stack.doctor().await;
+    assert!(!well);
+    for name in ["queue mint", "queue nudge", "dead letters of mint", "policy of nudge"] {
+        assert_eq!(checks[name]["status"], "ok", "{checks:#?}");
+    }
+    let refund = &checks["policy of refund"];
+    assert_eq!((&refund["status"], refund["fix"].is_string()), (&json!("fail"), true));
+    assert_eq!(refund["seen"], "arn:aws:iam::123456789012:role/somebody may send, too");
+    stack.set_queues_up(&[INDEXER]).await;
+    let (_, checks) = stack.doctor().await;
+    for name in ["mint", "purchase", "refund", "nudge"] {
+        assert_eq!(checks[&format!("policy of {name}")]["status"], "ok", "{checks:#?}");
+    }
     drop(stack.xmtp);
 }
 

@@ -72,13 +72,14 @@ pub async fn init_account<T: Table>(
             return Ok(info(&account));
         }
     }
-    if store.recovery().await?.is_some() {
-        return Err(InitError::Recovering);
-    }
     let owner = hex::encode(random::<16>(&*surroundings.randomness));
     let now_ms = surroundings.clock.now_ms();
     let lease = store.take_account(&owner, now_ms, now_ms + LEASE_MS).await?.ok_or(InitError::Held)?;
-    let account = make(snapshots, network, wallet, lease.fence, &surroundings).await;
+    // A recovery begins under the same lease, and registers the account only when all rooms are marked.
+    let account = match store.recovery().await? {
+        Some(_) => Err(InitError::Recovering),
+        None => make(snapshots, network, wallet, lease.fence, &surroundings).await,
+    };
     store.release_account(&lease).await?;
     Ok(info(&account?))
 }
@@ -122,10 +123,21 @@ impl<T: Table> Doorkeeper<T> {
         self.newest_account().await
     }
 
+    /// Whether there is an account that is registered, so that rooms can be worked on.
+    pub async fn has_account(&self) -> Result<bool, ConvergeError> {
+        Ok(self.account().await?.is_some())
+    }
+
     /// The account as it is stored, if it was made.
     pub(crate) async fn newest_account(&self) -> Result<Option<Arc<Account>>, ConvergeError> {
         let Some(stored) = self.parts.snapshots.load(&Owner::Account).await? else { return Ok(None) };
         Ok(self.keep_account(Account::decode(&stored.plaintext)?))
+    }
+
+    /// Whether the stored account has another installation than this one by now, or none that is registered.
+    pub(crate) async fn is_replaced(&self, account: &Account) -> Result<bool, ConvergeError> {
+        let newest = self.newest_account().await?;
+        Ok(newest.is_none_or(|newest| newest.installation() != account.installation()))
     }
 
     /// Keeps the newest account for the next time. One that is not registered is none yet.

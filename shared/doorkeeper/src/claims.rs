@@ -4,14 +4,13 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use alloy_primitives::Address;
 use usher_domain::{
-    InboxId, Incarnation, InstallationId, Person,
+    InboxId, Incarnation, InstallationId, Person, TicketKey,
     admission::{Answer, Claims, Unresolved},
     planner::{AssociationView, KeyPackageView},
 };
 use usher_store::{
-    Table,
+    Lease, Table,
     standing::{Link, Mark, Marked, Standing, Waiting},
-    table::Write,
 };
 use usher_xmtp::{Account, Identities, MemberKeyPackage, identity};
 
@@ -20,8 +19,6 @@ use crate::{ConvergeError, Doorkeeper, room::Room};
 /// How long a wallet waits at most until it is asked about again.
 const WAIT_MS_MAX: u64 = 60 * 60 * 1000;
 const WAIT_MS_MIN: u64 = 15 * 1000;
-/// The most writes DynamoDB takes in one transaction.
-const WRITES_MAX: usize = 100;
 
 /// XMTP's name of an inbox in the domain's words.
 pub(crate) fn domain_inbox(inbox: &identity::InboxId) -> InboxId {
@@ -106,6 +103,12 @@ impl<T: Table> Doorkeeper<T> {
         let mut claims = self.unresolved(account, incarnation, live, standing).await?;
         let mut identities = Identities::default();
         let mut missed = self.resolve(&mut claims, &mut identities, rooms).await?;
+        // Whichever inbox lists a banned wallet is banned, whatever the network suggests for the wallet.
+        let lists = |state: &identity::AssociationState| !state.addresses().is_disjoint(&claims.banned_wallets);
+        let banned = identities.iter().map(|(inbox, _)| inbox);
+        let banned = banned.filter(|inbox| identities.latest(inbox).is_some_and(|(_, state)| lists(state)));
+        let banned: Vec<InboxId> = banned.map(domain_inbox).collect();
+        claims.bans.extend(banned);
         let (key_packages, usable) = match self.key_packages(&claims, &identities, rooms).await {
             Ok(found) => found,
             Err(error) => {
@@ -116,6 +119,35 @@ impl<T: Table> Doorkeeper<T> {
         Ok(Findings { claims, identities, key_packages, usable, missed })
     }
 
+    /// Who holds an incarnation's tickets, and who held one.
+    async fn tickets(
+        &self,
+        incarnation: &Incarnation,
+    ) -> Result<(BTreeMap<TicketKey, Address>, BTreeSet<Address>), ConvergeError> {
+        let (mut holders, mut former) = (BTreeMap::new(), BTreeSet::new());
+        let kiosk = incarnation.kiosk();
+        // Another event may have announced the kiosk first: then its tickets are that event's.
+        if self.parts.store.kiosk_owner(&kiosk).await? == Some(incarnation.event) {
+            for ticket in self.parts.store.tickets(&kiosk).await? {
+                holders.extend(ticket.holding.holder.map(|holder| (ticket.ticket, holder)));
+                former.extend(ticket.former);
+            }
+        }
+        Ok((holders, former))
+    }
+
+    /// The inboxes that held a ticket or the event once. (Wallets that the configuration names are linked, too.)
+    pub(crate) async fn ever_titled(
+        &self,
+        incarnation: &Incarnation,
+        standing: &Standing,
+    ) -> Result<BTreeSet<InboxId>, ConvergeError> {
+        let (holders, former) = self.tickets(incarnation).await?;
+        let titled: BTreeSet<Address> = holders.into_values().chain(former).chain([incarnation.creator]).collect();
+        let links = standing.links.iter().filter(|link| titled.contains(&link.wallet));
+        Ok(links.map(|link| link.inbox.clone()).collect())
+    }
+
     /// The claims as the ledger has them, nobody asked.
     pub(crate) async fn unresolved(
         &self,
@@ -124,15 +156,7 @@ impl<T: Table> Doorkeeper<T> {
         live: bool,
         standing: &Standing,
     ) -> Result<Claims, ConvergeError> {
-        let (mut holders, mut former) = (BTreeMap::new(), BTreeSet::new());
-        let kiosk = incarnation.kiosk();
-        // Another event may have announced the kiosk first: then its tickets are that event's.
-        if live && self.parts.store.kiosk_owner(&kiosk).await? == Some(incarnation.event) {
-            for ticket in self.parts.store.tickets(&kiosk).await? {
-                holders.extend(ticket.holding.holder.map(|holder| (ticket.ticket, holder)));
-                former.extend(ticket.former);
-            }
-        }
+        let (holders, former) = if live { self.tickets(incarnation).await? } else { Default::default() };
         let marked = |wanted: fn(&Mark) -> bool| {
             standing.marked.iter().filter(|row| wanted(&row.mark)).map(|row| row.inbox.clone()).collect()
         };
@@ -302,13 +326,15 @@ impl<T: Table> Doorkeeper<T> {
     /// Stores links that were found, before anybody is seated by them: they are what explains a removal later.
     pub(crate) async fn remember_links(
         &self,
+        lease: &Lease,
         incarnation: &Incarnation,
         findings: &Findings,
         rooms: &[Room],
     ) -> Result<(), ConvergeError> {
         let verified_ms = self.parts.clock.now_ms();
         let seated = |inbox: &InboxId| rooms.iter().any(|room| room.group.members().contains_key(&xmtp_inbox(inbox)));
-        let mut writes = Vec::new();
+        let titled: BTreeSet<&Address> = findings.claims.holders.values().chain([&findings.claims.creator]).collect();
+        let (mut writes, mut titled_guests) = (Vec::new(), BTreeSet::new());
         for (wallet, answer) in &findings.claims.answers {
             let Answer::Linked(inbox) = answer else { continue };
             // The old link explains why its inbox has to go: it is replaced when that is done.
@@ -316,17 +342,19 @@ impl<T: Table> Doorkeeper<T> {
                 continue;
             }
             writes.push(Link { wallet: *wallet, inbox: inbox.clone(), verified_ms }.write(incarnation));
-            if findings.claims.guests.contains(inbox) {
+            if titled.contains(wallet) && findings.claims.guests.contains(inbox) {
                 // Whoever holds a ticket belongs by it, also if an admin was faster than usher.
-                writes.push(Marked::remove(incarnation, inbox));
+                titled_guests.insert(inbox);
             }
         }
-        self.write_rows(writes).await
+        writes.extend(titled_guests.into_iter().map(|inbox| Marked::remove(incarnation, inbox)));
+        self.write_fenced(lease, writes).await
     }
 
     /// Brings the rows of waiting wallets up to date; returns when the first of them is to be tried again.
     pub(crate) async fn remember_waiting(
         &self,
+        lease: &Lease,
         incarnation: &Incarnation,
         standing: &Standing,
         waiting: &BTreeMap<Address, String>,
@@ -348,14 +376,7 @@ impl<T: Table> Doorkeeper<T> {
         }
         let gone = before.keys().filter(|wallet| !waiting.contains_key(*wallet));
         writes.extend(gone.map(|wallet| Waiting::remove(incarnation, wallet)));
-        self.write_rows(writes).await?;
+        self.write_fenced(lease, writes).await?;
         Ok(next)
-    }
-
-    async fn write_rows(&self, writes: Vec<Write>) -> Result<(), ConvergeError> {
-        for writes in writes.chunks(WRITES_MAX) {
-            self.parts.store.table().transact(writes).await.map_err(usher_store::StoreError::from)?;
-        }
-        Ok(())
     }
 }

@@ -32,8 +32,10 @@ pub enum ConvergeError {
         /// The event's.
         newest: u64,
     },
-    /// A room's state is that of another installation than the account's.
-    #[error("the room's state is another installation's")]
+    /// A room's state is that of another installation than the account's: one of them is of another time.
+    #[error(
+        "the room's state is another installation's: is the account restored from a backup? `usher recover` mends it"
+    )]
     OtherInstallation,
     /// XMTP did not answer.
     #[error("XMTP did not answer")]
@@ -110,7 +112,11 @@ impl ConvergeError {
     pub(crate) fn needs_person(&self) -> bool {
         match self {
             Self::Snapshot(error) => !matches!(error, SnapshotError::Store(_)),
-            Self::NoSnapshot | Self::FenceAhead { .. } | Self::Group(_) | Self::Account(_) => true,
+            Self::NoSnapshot
+            | Self::FenceAhead { .. }
+            | Self::OtherInstallation
+            | Self::Group(_)
+            | Self::Account(_) => true,
             _ => false,
         }
     }

@@ -7,9 +7,11 @@
 
 mod account;
 mod claims;
+mod commit;
 mod converge;
 mod error;
 mod healing;
+mod marks;
 mod overdue;
 mod owed;
 mod paced;
@@ -21,6 +23,7 @@ mod room;
 mod status;
 mod surroundings;
 mod upkeep;
+mod view;
 mod welcome;
 mod work;
 
@@ -78,6 +81,8 @@ pub struct Parts<T> {
     pub randomness: Arc<dyn Randomness>,
     /// What the deployment decides.
     pub policy: Policy,
+    /// The revision of the stored configuration that the policy is of, if it is of one.
+    pub policy_revision: Option<u64>,
 }
 
 /// Keeps rooms in step with tickets.

@@ -4,9 +4,10 @@
 //! So the account gets a new installation, all rooms wait for a welcome to it (see [`crate::welcome`]), and when the
 //! last room has come back or was given up the old installations are revoked. The order that survives a crash anywhere:
 //!
-//! 1. the new installation's keys are stored, with the note that a recovery is under way. From here on functions find no
-//!    account that is registered, and leave rooms alone;
-//! 2. every room is marked as waiting;
+//! 1. the new installation's keys are stored, with the note that a recovery is under way. Whoever reads the account from
+//!    here on finds none that is registered, and makes no room;
+//! 2. the lease of every event is taken once, so that whoever was at it can write no more, and its rooms are marked as
+//!    waiting;
 //! 3. the installation is registered. So whoever sees it registered sees no room in use from before;
 //! 4. welcomes are received, by this and by the sweep;
 //! 5. the old installations are revoked, and the note is deleted with the account's save.
@@ -15,7 +16,7 @@ use std::collections::BTreeSet;
 
 use serde::Serialize;
 use usher_domain::{EventKey, GroupId, InstallationId};
-use usher_store::{Owner, Recovery, RoomState, SnapshotError, StoreError, Table};
+use usher_store::{AccountLease, Owner, Place, Recovery, RoomState, SnapshotError, StoreError, Table, table::Write};
 use usher_xmtp::{
     Account, AccountError, IDENTITY_UPDATES_MAX, INSTALLATIONS_MAX, Identities, IdentitiesError,
     identity::{self, WalletSigner},
@@ -82,7 +83,7 @@ pub struct Progress {
     pub identity_updates: usize,
     /// Events that somebody else works on, so that their rooms are not marked yet; until they are, no welcome can come.
     pub held: Vec<EventKey>,
-    /// All rooms that are not lost from before.
+    /// All rooms, also those that were lost before.
     pub rooms: Vec<RoomProgress>,
     /// Nothing is left to do.
     pub finished: bool,
@@ -101,13 +102,19 @@ pub struct RoomProgress {
 }
 
 impl<T: Table> Doorkeeper<T> {
-    /// Begins a recovery, unless one is under way. Nothing is published yet.
-    pub async fn begin_recovery(&self, wallet: &dyn WalletSigner) -> Result<(), RecoverError> {
+    /// Begins a recovery, unless one is under way. Nothing is published yet. `place` is where the deployment is from now
+    /// on, if it is told.
+    pub async fn begin_recovery(&self, wallet: &dyn WalletSigner, place: Option<&Place>) -> Result<(), RecoverError> {
+        let adopted = place.map(Place::adopt_table);
         if self.parts.store.recovery().await?.is_some() {
+            // One that was under way when the backup was made.
+            if let Some(adopt) = adopted {
+                self.parts.store.table().write(&adopt).await.map_err(StoreError::from)?;
+            }
             return Ok(());
         }
         let lease = self.lease_account().await?.ok_or(RecoverError::Held)?;
-        let began = self.replace_account(wallet, lease.clone()).await;
+        let began = self.replace_account(wallet, lease.clone(), adopted).await;
         self.parts.store.release_account(&lease).await?;
         began
     }
@@ -115,7 +122,8 @@ impl<T: Table> Doorkeeper<T> {
     async fn replace_account(
         &self,
         wallet: &dyn WalletSigner,
-        lease: usher_store::AccountLease,
+        lease: AccountLease,
+        adopted: Option<Write>,
     ) -> Result<(), RecoverError> {
         let network = &*self.parts.network;
         let inbox = inbox_of(wallet.address(), network).await?;
@@ -129,9 +137,7 @@ impl<T: Table> Doorkeeper<T> {
         if updates(&inbox, network).await? + ENTRIES_NEEDED > IDENTITY_UPDATES_MAX {
             return Err(AccountError::LogFull(inbox).into());
         }
-        // What cannot be read cannot be of another wallet; and it is what recoveries are for.
-        let stored = self.parts.snapshots.load(&Owner::Account).await.ok().flatten();
-        if let Some(stored) = stored.and_then(|stored| Account::decode(&stored.plaintext).ok())
+        if let Some(stored) = self.readable_account().await?
             && *stored.inbox() != inbox
         {
             let (stored, wallet) = (stored.inbox().to_string(), inbox.to_string());
@@ -142,10 +148,20 @@ impl<T: Table> Doorkeeper<T> {
         let replaced = replaced.into_iter().map(|id| InstallationId(*id.as_bytes())).collect();
         let recovery = Recovery { since_ms: self.parts.clock.now_ms(), replaced };
         let mut held = Held { account, lease, version };
-        self.save_account(&mut held, vec![recovery.begin()]).await?;
+        let writes = adopted.into_iter().chain([recovery.begin()]).collect();
+        self.save_account(&mut held, writes).await?;
         tracing::warn!(installation = %held.account.installation(), "a recovery has begun");
         self.keep_account(held.account);
         Ok(())
+    }
+
+    /// The stored account; `None` also if it can never be read again, which is what recoveries are for.
+    async fn readable_account(&self) -> Result<Option<Account>, RecoverError> {
+        match self.parts.snapshots.load(&Owner::Account).await {
+            Ok(stored) => Ok(stored.and_then(|stored| Account::decode(&stored.plaintext).ok())),
+            Err(SnapshotError::Tampered | SnapshotError::WrongKey | SnapshotError::MissingChunk { .. }) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// Takes a recovery as far as it goes now, and tells how far that is; `None` if none is under way. Rooms that have
@@ -156,11 +172,7 @@ impl<T: Table> Doorkeeper<T> {
         give_up_after_ms: Option<u64>,
     ) -> Result<Option<Progress>, RecoverError> {
         let Some(recovery) = self.parts.store.recovery().await? else { return Ok(None) };
-        let mut held = self.hold_account().await?.ok_or(RecoverError::Held)?;
-        let passed = self.pass(&recovery, &mut held, wallet).await;
-        self.parts.store.release_account(&held.lease).await?;
-        let busy = passed?;
-        self.keep_account(held.account);
+        let busy = self.register_replacement(&recovery, wallet).await?;
         self.receive_welcomes().await?;
         if let Some(after_ms) = give_up_after_ms {
             self.give_up(after_ms).await?;
@@ -174,21 +186,23 @@ impl<T: Table> Doorkeeper<T> {
         Ok(Some(progress))
     }
 
-    /// Marks the rooms and registers the installation; returns the events that somebody else works on.
-    async fn pass(
+    /// Registers the new installation once all rooms wait; returns the events that somebody else works on until then.
+    async fn register_replacement(
         &self,
         recovery: &Recovery,
-        held: &mut Held,
         wallet: &dyn WalletSigner,
     ) -> Result<Vec<EventKey>, RecoverError> {
         let inbox = inbox_of(wallet.address(), &*self.parts.network).await?;
-        if *held.account.inbox() != inbox {
-            let stored = held.account.inbox().to_string();
+        let stored = self.parts.snapshots.load(&Owner::Account).await?.ok_or(RecoverError::Held)?;
+        let stored = Account::decode(&stored.plaintext)?;
+        if *stored.inbox() != inbox {
+            let stored = stored.inbox().to_string();
             return Err(RecoverError::OtherWallet { stored, wallet: inbox.to_string() });
         }
-        if held.account.is_registered() {
+        if stored.is_registered() {
             return Ok(Vec::new());
         }
+        // Without the account's lease, which is shorter than this may take. What is marked stays so.
         let mut busy = Vec::new();
         for event in self.parts.store.events().await? {
             if !self.mark_rooms(&event).await? {
@@ -196,23 +210,40 @@ impl<T: Table> Doorkeeper<T> {
             }
         }
         if busy.is_empty() {
-            held.account.register(wallet, &*self.parts.network, &self.surroundings).await?;
-            self.save_account(held, Vec::new()).await?;
+            let mut held = self.hold_account().await?.ok_or(RecoverError::Held)?;
+            let registered = self.register(&mut held, wallet).await;
+            self.parts.store.release_account(&held.lease).await?;
+            registered?;
             let replaced = recovery.replaced.len();
             tracing::info!(installation = %held.account.installation(), replaced, "the new installation is registered");
+            self.keep_account(held.account);
         }
         Ok(busy)
     }
 
-    /// Has all rooms of an event wait. Whether that was possible: not while somebody else holds the event.
+    async fn register(&self, held: &mut Held, wallet: &dyn WalletSigner) -> Result<(), RecoverError> {
+        if !held.account.is_registered() {
+            held.account.register(wallet, &*self.parts.network, &self.surroundings).await?;
+            self.save_account(held, Vec::new()).await?;
+        }
+        Ok(())
+    }
+
+    /// Has all rooms of an event wait. Whether that was possible: not while somebody else holds the event, who may be
+    /// making a room.
     async fn mark_rooms(&self, event: &EventKey) -> Result<bool, RecoverError> {
-        let Some(record) = self.parts.store.event(event).await? else { return Ok(true) };
+        let Some((lease, record)) = self.hold_event(event).await? else {
+            return Ok(self.parts.store.event(event).await?.is_none());
+        };
+        self.parts.store.abandon(&lease).await?;
         for room in record.rooms.iter().filter(|room| room.state == RoomState::Active) {
             let Some((lease, room, _)) = self.hold_awaiting(event, room.group).await? else { return Ok(false) };
-            if room.state == RoomState::Active {
-                self.await_welcome(&lease, &room).await?;
-            }
+            let marked = match room.state {
+                RoomState::Active => self.await_welcome(&lease, &room).await,
+                _ => Ok(()),
+            };
             self.parts.store.abandon(&lease).await?;
+            marked?;
         }
         Ok(true)
     }
@@ -228,11 +259,13 @@ impl<T: Table> Doorkeeper<T> {
                     continue;
                 }
                 let Some((lease, room, _)) = self.hold_awaiting(&event, room.group).await? else { continue };
-                if overdue(&room.state) {
-                    let reason = "no member's client let the new installation in in time";
-                    self.declare_lost(&lease, &room, "room_given_up", reason, Vec::new()).await?;
-                }
+                let reason = "no member's client let the new installation in in time";
+                let given_up = match overdue(&room.state) {
+                    true => self.declare_lost(&lease, &room, "room_given_up", reason, Vec::new()).await,
+                    false => Ok(()),
+                };
                 self.parts.store.abandon(&lease).await?;
+                given_up?;
             }
         }
         Ok(())

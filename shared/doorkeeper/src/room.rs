@@ -141,11 +141,9 @@ impl<T: Table> Doorkeeper<T> {
         side_writes.push(room.record.write());
         // Rows that do not fit into the transaction go first: the log is read again if what follows does not happen,
         // and says the same again.
-        while side_writes.len() > SIDE_WRITES_MAX {
-            let rest = side_writes.split_off(side_writes.len().min(SIDE_WRITES_MAX));
-            let first = std::mem::replace(&mut side_writes, rest);
-            self.parts.store.table().transact(&first).await.map_err(usher_store::StoreError::from)?;
-        }
+        let fitting = side_writes.split_off(side_writes.len().saturating_sub(SIDE_WRITES_MAX));
+        self.write_fenced(lease, side_writes).await?;
+        let side_writes = fitting;
         let status = serde_json::to_string(&status).expect("a status serializes");
         let save = Save {
             fence: lease.fence,

@@ -4,7 +4,10 @@
 //! ever committed from what is stored: the room waits until a member's client adds the new installation, as every XMTP
 //! client does for members with new devices before it sends, and goes on from that client's welcome.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Mutex,
+};
 
 use usher_domain::{EventKey, GroupId, admission::Admission, ports::random};
 use usher_store::{EventRecord, Lease, Owner, RoomRecord, RoomState, SnapshotError, Table, Take};
@@ -13,9 +16,9 @@ use usher_xmtp::{Account, ConversationType, Group, Identities, Invitation, Welco
 use crate::{
     ConvergeError, Doorkeeper,
     claims::domain_inbox,
-    converge::wallets_in,
     room::{Room, domain_group},
     upkeep::Held,
+    view::wallets_in,
 };
 
 /// How long an event is held for one of its rooms, in milliseconds.
@@ -49,10 +52,11 @@ impl<T: Table> Doorkeeper<T> {
             return Ok(0);
         }
         let awaiting = self.parts.store.awaiting_rooms(AWAITING_MAX).await?;
-        let Some(mut held) = self.hold_account().await?.filter(|held| held.account.is_registered()) else {
-            return Ok(0);
+        let Some(mut held) = self.hold_account().await? else { return Ok(0) };
+        let received = match held.account.is_registered() {
+            true => self.receive(&mut held, &awaiting).await,
+            false => Ok(0),
         };
-        let received = self.receive(&mut held, &awaiting).await;
         self.parts.store.release_account(&held.lease).await?;
         self.keep_account(held.account);
         received
@@ -60,7 +64,15 @@ impl<T: Table> Doorkeeper<T> {
 
     async fn receive(&self, held: &mut Held, awaiting: &BTreeMap<GroupId, EventKey>) -> Result<usize, ConvergeError> {
         let mut welcomed = Welcomed::default();
-        let ours = |invitation: &Invitation| awaiting.contains_key(&GroupId(invitation.group.0));
+        let refused = Mutex::new(BTreeSet::new());
+        let ours = |invitation: &Invitation| {
+            let group = GroupId(invitation.group.0);
+            let is_awaited = awaiting.contains_key(&group);
+            if !is_awaited {
+                refused.lock().expect("no holder of this lock panics").insert(group);
+            }
+            is_awaited
+        };
         let network = &*self.parts.network;
         let read = held.account.receive_welcomes(network, &mut Identities::default(), &mut welcomed, ours).await;
         for dropped in &welcomed.dropped {
@@ -79,12 +91,27 @@ impl<T: Table> Doorkeeper<T> {
             }
         }
         read?;
+        // The index is of some time ago, and nobody sends another welcome.
+        let refused = refused.into_inner().expect("no holder of this lock panics");
+        undecided |= !refused.is_empty() && self.awaits_any(&refused).await?;
         // The rooms first: a welcome that was read and not used would be lost. One that is read again for a room that
         // came back does nothing.
         if !undecided {
             self.save_account(held, Vec::new()).await?;
         }
         Ok(received)
+    }
+
+    /// Whether the ledger, read strongly, has any of these groups wait.
+    async fn awaits_any(&self, groups: &BTreeSet<GroupId>) -> Result<bool, ConvergeError> {
+        for event in self.parts.store.events().await? {
+            let rooms = self.parts.store.event(&event).await?.into_iter().flat_map(|record| record.rooms);
+            let awaited = |room: &RoomRecord| matches!(room.state, RoomState::AwaitingWelcome { .. });
+            if rooms.into_iter().any(|room| awaited(&room) && groups.contains(&room.group)) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// Takes a room from the newest of these welcomes that can be trusted.
@@ -164,11 +191,22 @@ impl<T: Table> Doorkeeper<T> {
         let live = minted.is_some_and(|minted| minted.incarnation == record.incarnation);
         let standing = self.parts.store.standing(&record.incarnation).await?;
         let admission = Admission::new(&self.unresolved(account, &record.incarnation, live, &standing).await?);
-        if admission.departures.contains_key(&added_by) {
-            return Ok(Some(Distrust::Never("who sent it does not belong any more")));
+        // Also somebody who has lost his title since: he still has his seat, and others' clients add nothing twice.
+        if admission.seats.contains_key(&added_by) || self.seated(record).await?.contains(&added_by) {
+            return self.distrust_place(group).await;
         }
-        let belongs = admission.seats.contains_key(&added_by) || self.seated(record).await?.contains(&added_by);
-        Ok((!belongs).then_some(Distrust::NotYet("the ledger does not know yet who sent it")))
+        Ok(Some(match admission.departures.contains_key(&added_by) {
+            true => Distrust::Never("who sent it does not belong any more"),
+            false => Distrust::NotYet("the ledger does not know yet who sent it"),
+        }))
+    }
+
+    /// A welcome says itself where in the log it stands. A commit to the epoch that it leads to must be there.
+    async fn distrust_place(&self, group: &Group) -> Result<Option<Distrust>, ConvergeError> {
+        let id = group.cursor().latest();
+        let page = self.parts.network.group_messages(group.id(), id.saturating_sub(1)).await?;
+        let stands = page.first().is_some_and(|message| message.id == id && group.begins_with(&message.data));
+        Ok((!stands).then_some(Distrust::Never("the log has no such commit where it says")))
     }
 
     /// The lease of a room's event, with the room's head claimed: its record, and the version of what is stored of it.

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 
 use tokio::sync::OnceCell;
 use usher_doorkeeper::{Doorkeeper, Paced, Parts};
-use usher_store::{DataKeys, DeploymentId, FileDataKeys, KmsDataKeys, Snapshots, Table};
+use usher_store::{DataKeys, DeploymentId, FileDataKeys, KmsDataKeys, Place, Snapshots, Table};
 use usher_xmtp::network::Network;
 
 use crate::{
@@ -15,17 +15,17 @@ use crate::{
 
 /// Settings and who works by them.
 pub(crate) struct Current<T> {
-    /// The revision of the settings; 0 of such as are in no table.
-    revision: u64,
+    /// The revision of the settings; `None` of such as are in no table.
+    revision: Option<u64>,
     pub(crate) settings: Settings,
     /// Opened at first use: the deployment's id is in the table, once somebody wrote it.
     doorkeepers: OnceCell<Doorkeepers<T>>,
 }
 
 /// Who works on rooms.
-struct Doorkeepers<T> {
+pub(crate) struct Doorkeepers<T> {
     /// Does everything.
-    all: Arc<Doorkeeper<T>>,
+    pub(crate) all: Arc<Doorkeeper<T>>,
     /// Does nothing but removals once what all may spend of the node's limits is spent.
     removals: Option<(Arc<Paced<T>>, Doorkeeper<T>)>,
 }
@@ -40,7 +40,7 @@ pub(crate) enum Source<T> {
 
 impl<T> Current<T> {
     pub(crate) fn fixed(settings: Settings) -> Self {
-        Self { revision: 0, settings, doorkeepers: OnceCell::new() }
+        Self { revision: None, settings, doorkeepers: OnceCell::new() }
     }
 
     /// Who still works on removals when nothing is left for the others; `None` as long as there is.
@@ -62,13 +62,13 @@ impl<T: Table + Clone> Usher<T> {
         };
         let lock = || kept.lock().expect("no holder of this lock panics");
         let stored = self.store.configuration().await?.ok_or(SettingsError::Missing)?;
-        if let Some(current) = lock().as_ref().filter(|current| current.revision == stored.revision) {
+        if let Some(current) = lock().as_ref().filter(|current| current.revision == Some(stored.revision)) {
             return Ok(current.clone());
         }
         let revision = stored.revision;
         let document = Document::parse(&stored.document);
         let document = document.map_err(|source| SettingsError::Unusable { revision, source })?;
-        let current = Arc::new(Current { revision, ..Current::fixed(document.into()) });
+        let current = Arc::new(Current { revision: Some(revision), ..Current::fixed(document.into()) });
         tracing::info!(revision, "configuration read");
         *lock() = Some(current.clone());
         Ok(current)
@@ -94,17 +94,27 @@ impl<T: Table + Clone> Usher<T> {
             return Ok(Some(opened));
         }
         let Some(deployment) = self.store.deployment().await? else { return Ok(None) };
-        if let (Some(told), Some(bound)) = (&self.network, self.store.network().await?)
-            && *told != bound
-        {
-            return Err(OpenError::OtherNetwork { bound, told: told.clone() });
+        if let Some(bound) = self.store.place().await? {
+            self.check_place(&bound)?;
         }
-        let open = async || Ok::<_, OpenError>(self.open(&current.settings, self.snapshots(deployment)?));
+        let open = async || Ok::<_, OpenError>(self.open(current, self.snapshots(deployment)?));
         Ok(Some(current.doorkeepers.get_or_try_init(open).await?))
     }
 
-    fn open(&self, settings: &Settings, snapshots: Snapshots<T>) -> Doorkeepers<T> {
-        let snapshots = Arc::new(snapshots);
+    /// Whether this is where the deployment is bound to be.
+    pub(crate) fn check_place(&self, bound: &Place) -> Result<(), OpenError> {
+        let Some(told) = &self.place else { return Ok(()) };
+        if bound.network != told.network {
+            return Err(OpenError::OtherNetwork { bound: bound.network.clone(), told: told.network.clone() });
+        }
+        if bound.table != told.table {
+            return Err(OpenError::OtherTable { bound: bound.table.clone(), told: told.table.clone() });
+        }
+        Ok(())
+    }
+
+    pub(crate) fn open(&self, current: &Current<T>, snapshots: Snapshots<T>) -> Doorkeepers<T> {
+        let (settings, snapshots) = (&current.settings, Arc::new(snapshots));
         let doorkeeper = |network: Arc<dyn Network>| {
             Doorkeeper::new(Parts {
                 store: self.store.clone(),
@@ -114,6 +124,7 @@ impl<T: Table + Clone> Usher<T> {
                 clock: self.adapters.clock.clone(),
                 randomness: self.adapters.randomness.clone(),
                 policy: settings.policy.clone(),
+                policy_revision: current.revision,
             })
         };
         let (network, clock) = (&self.adapters.network, &self.adapters.clock);

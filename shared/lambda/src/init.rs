@@ -26,17 +26,9 @@ pub enum SetUpError {
     /// The deployment's id was not written.
     #[error("the deployment's id was not written")]
     Deployment(#[from] StoreError),
-    /// The deployment was initialised for another network, where its account and rooms are.
-    #[error("the deployment was initialised for XMTP network {bound}, and this is {told}: one deployment, one network")]
-    OtherNetwork {
-        /// The network that it is bound to.
-        bound: String,
-        /// The network that is at hand.
-        told: String,
-    },
-    /// The data key cannot be used.
-    #[error("the data key cannot be used")]
-    DataKey(#[from] OpenError),
+    /// The deployment is elsewhere, or its data key cannot be used.
+    #[error("rooms cannot be worked on")]
+    Open(#[from] OpenError),
     /// The XMTP account was not made.
     #[error("the XMTP account was not made")]
     Account(#[from] InitError),
@@ -60,15 +52,12 @@ pub enum WalletFileError {
 }
 
 impl<T: Table + Clone> Usher<T> {
-    /// Writes the deployment's id, binds it to the network if that has a name, and makes its XMTP account, or finds all
-    /// of them; after a crash at any point, a repetition ends with one of each.
+    /// Writes the deployment's id, binds it to its place if that is told, and makes its XMTP account, or finds all of
+    /// them; after a crash at any point, a repetition ends with one of each.
     pub async fn init(&self, wallet: &dyn WalletSigner) -> Result<AccountInfo, SetUpError> {
         let deployment = self.store.init_deployment().await?;
-        if let Some(told) = &self.network {
-            let bound = self.store.bind_network(told).await?;
-            if bound != *told {
-                return Err(SetUpError::OtherNetwork { bound, told: told.clone() });
-            }
+        if let Some(told) = &self.place {
+            self.check_place(&self.store.bind(told).await?)?;
         }
         let snapshots = self.snapshots(deployment)?;
         let (clock, randomness) = (self.adapters.clock.clone(), self.adapters.randomness.clone());

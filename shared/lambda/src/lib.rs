@@ -16,6 +16,7 @@ mod init;
 mod invocation;
 mod meter;
 mod metrics;
+mod recover;
 mod settings;
 pub mod sweep;
 pub mod telemetry;
@@ -30,7 +31,10 @@ pub use init::{InboxUsage, SetUpError, WalletFileError, local_wallet, network_na
 pub use invocation::Invocation;
 pub use meter::Meter;
 pub use metrics::{Metrics, NAMESPACE, Sink, Stdout};
+pub use recover::RecoveryError;
 pub use settings::{Document, DocumentError, Rooms, Seats, Settings, SettingsError, Version};
 pub use usher::{Adapters, AwsClients, ConnectError, DataKeySource, OpenError, Usher};
 #[doc(no_inline)]
-pub use usher_doorkeeper::AccountInfo;
+pub use usher_doorkeeper::{AccountInfo, Progress, RecoverError, RoomProgress};
+#[doc(no_inline)]
+pub use usher_store::Place;

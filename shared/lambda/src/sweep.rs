@@ -135,20 +135,21 @@ struct Found {
     due: usize,
     /// Unknown if there was no time for it.
     oldest: Oldest,
-    parked: usize,
+    /// Likewise.
+    parked: Option<usize>,
 }
 
 impl Found {
     fn tell(&self, record: Record, now_ms: u64) -> Record {
         let age_ms = |since_ms: Option<u64>| since_ms.map(|since_ms| now_ms.saturating_sub(since_ms));
-        record
+        let record = record
             .property("events", self.events)
             .property("failed", self.failed)
             .count("NotInitialised", usize::from(!self.is_initialised))
             .count("Due", self.due)
             .duration("OldestDueMs", age_ms(self.oldest.due_since_ms))
-            .duration("OldestOutboxMs", age_ms(self.oldest.outbox_since_ms))
-            .count("ParkedCount", self.parked)
+            .duration("OldestOutboxMs", age_ms(self.oldest.outbox_since_ms));
+        self.parked.into_iter().fold(record, |record, parked| record.count("ParkedCount", parked))
     }
 }
 
@@ -176,9 +177,27 @@ async fn look<T: Table + Clone>(usher: &Usher<T>, invocation: &Invocation) -> Re
     failed += nudge_all(usher, &news, invocation).await;
     let events = due.len() + news.len();
     info!(invocation = invocation.id, events, events.due = all_due.len(), events.failed = failed, "nudged what is due");
+    let is_initialised = keep_up(usher, &doorkeeper, invocation).await;
     let oldest = oldest(usher, &doorkeeper, invocation).await;
     let parked = parked(usher, invocation).await;
-    Ok(Found { is_initialised: true, events, failed, due: all_due.len(), oldest, parked })
+    Ok(Found { is_initialised, events, failed, due: all_due.len(), oldest, parked })
+}
+
+/// Does for the account what it needs from time to time. Whether there is one, as far as is known.
+async fn keep_up<T: Table + Clone>(usher: &Usher<T>, doorkeeper: &Doorkeeper<T>, invocation: &Invocation) -> bool {
+    let kept_up = async {
+        let has_account = doorkeeper.has_account().await?;
+        doorkeeper.keep_up().await?;
+        Ok::<bool, ConvergeError>(has_account)
+    };
+    match tokio::time::timeout(time_left(usher, invocation), kept_up).await {
+        Ok(Ok(has_account)) => return has_account,
+        Ok(Err(error)) => {
+            warn!(invocation = invocation.id, error = %Chain(&error), "the account's upkeep is left for later");
+        }
+        Err(_) => warn!(invocation = invocation.id, "no time was left for the account's upkeep"),
+    }
+    true
 }
 
 async fn oldest<T: Table + Clone>(usher: &Usher<T>, doorkeeper: &Doorkeeper<T>, invocation: &Invocation) -> Oldest {
@@ -193,13 +212,13 @@ async fn oldest<T: Table + Clone>(usher: &Usher<T>, doorkeeper: &Doorkeeper<T>, 
 }
 
 /// How many things are parked, up to [`PARKED_MAX`].
-async fn parked<T: Table + Clone>(usher: &Usher<T>, invocation: &Invocation) -> usize {
+async fn parked<T: Table + Clone>(usher: &Usher<T>, invocation: &Invocation) -> Option<usize> {
     match tokio::time::timeout(time_left(usher, invocation), usher.store.parked_count(PARKED_MAX)).await {
-        Ok(Ok(parked)) => return parked,
+        Ok(Ok(parked)) => return Some(parked),
         Ok(Err(error)) => warn!(invocation = invocation.id, error = %Chain(&error), "parked things were not counted"),
         Err(_) => warn!(invocation = invocation.id, "parked things were not counted in time"),
     }
-    0
+    None
 }
 
 /// At most `max` of the events. When there are more, the next ones have their turn next.

@@ -12,7 +12,7 @@ use aws_smithy_http_client::tls;
 use usher_chain::Chains;
 use usher_domain::ports::{Clock, Randomness};
 use usher_doorkeeper::{Nudges, Policy};
-use usher_store::{DataKeys, Store, StoreError, Table, budget::RateLimits, dynamo::DynamoTable};
+use usher_store::{DataKeys, Place, Store, StoreError, Table, budget::RateLimits, dynamo::DynamoTable};
 use usher_xmtp::{AddressError, V3, network::Network};
 
 use crate::{
@@ -41,8 +41,8 @@ pub struct Usher<T = DynamoTable> {
     pub(crate) store: Arc<Store<T>>,
     pub(crate) metrics: Metrics,
     pub(crate) source: Source<T>,
-    /// The name of the XMTP network, if it is told.
-    pub(crate) network: Option<String>,
+    /// Where it works, if that is told.
+    pub(crate) place: Option<Place>,
 }
 
 impl<T> fmt::Debug for Usher<T> {
@@ -135,6 +135,16 @@ pub enum OpenError {
         /// The network that is at hand.
         told: String,
     },
+    /// A table of another name is a restored one: its room states are old, and nothing may be committed from them.
+    #[error(
+        "the deployment's table is {bound}, and this is {told}: restored from a backup? then run `usher recover --begin`"
+    )]
+    OtherTable {
+        /// The table that it is bound to.
+        bound: String,
+        /// The table that is at hand.
+        told: String,
+    },
     /// The key file cannot be used.
     #[error("the key file {path} cannot be used")]
     KeyFile {
@@ -210,7 +220,8 @@ impl Usher<DynamoTable> {
             clock: Arc::new(Machine),
             randomness: Arc::new(Machine),
         };
-        Ok(Self::from_table(adapters).on_network(network_name(&config.xmtp_url)))
+        let place = Place { network: network_name(&config.xmtp_url), table: config.table.clone() };
+        Ok(Self::from_table(adapters).at(place))
     }
 }
 
@@ -228,7 +239,7 @@ impl<T: Table + Clone> Usher<T> {
 
     fn with_source(adapters: Adapters<T>, source: Source<T>) -> Self {
         let store = Store::new(adapters.table.clone(), adapters.clock.clone(), adapters.randomness.clone());
-        Self { adapters, store: Arc::new(store), metrics: Metrics::silent(), source, network: None }
+        Self { adapters, store: Arc::new(store), metrics: Metrics::silent(), source, place: None }
     }
 
     /// The same usher on an XMTP node with these limits, kept together with all that work on the same table. (Settings
@@ -240,10 +251,10 @@ impl<T: Table + Clone> Usher<T> {
         Self { source: Source::Fixed(Arc::new(Current::fixed(settings))), ..self }
     }
 
-    /// The same usher on the XMTP network of this name: it is the deployment's, or no room is touched.
+    /// The same usher at this place: it is where the deployment is bound to be, or no room is touched.
     #[must_use]
-    pub fn on_network(self, name: impl Into<String>) -> Self {
-        Self { network: Some(name.into()), ..self }
+    pub fn at(self, place: Place) -> Self {
+        Self { place: Some(place), ..self }
     }
 
     /// The same usher, which tells these metrics.

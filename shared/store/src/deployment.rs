@@ -1,5 +1,5 @@
-//! The deployment's id and network. The id: drawn once, bound into everything sealed, so that one deployment's snapshots are useless to
-//! another, while a table restored under another name can still be read.
+//! The deployment's id, and where it is. The id is drawn once and bound into everything sealed, so that one deployment's
+//! snapshots are useless to another, while a table restored under another name can still be read.
 
 use std::{fmt, str::FromStr};
 
@@ -13,6 +13,28 @@ use crate::{
 
 const ID: &str = "id";
 const NETWORK: &str = "network";
+const TABLE: &str = "table";
+
+/// Where a deployment is. Rooms live on one network; and a table of another name is a restored one, whose rooms are of
+/// another time.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Place {
+    /// The XMTP network's name.
+    pub network: String,
+    /// The table's name.
+    pub table: String,
+}
+
+impl Place {
+    fn read(item: &Item) -> Option<Self> {
+        Some(Self { network: item.text(NETWORK)?.to_owned(), table: item.text(TABLE)?.to_owned() })
+    }
+
+    /// The write that makes this table the deployment's, whatever was.
+    pub fn adopt_table(&self) -> Write {
+        Write::update(key(), vec![Step::set(TABLE, self.table.as_str())]).when(Condition::ITEM_EXISTS)
+    }
+}
 
 /// Names a deployment: 16 random bytes, in hex.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -68,17 +90,18 @@ impl<T: Table> Store<T> {
         }
     }
 
-    /// The name of the XMTP network that the deployment is bound to; `None` before it was initialised.
-    pub async fn network(&self) -> Result<Option<String>, StoreError> {
-        Ok(self.table.get(&key()).await?.and_then(|item| item.text(NETWORK).map(str::to_owned)))
+    /// Where the deployment is bound to be; `None` before it was initialised.
+    pub async fn place(&self) -> Result<Option<Place>, StoreError> {
+        Ok(self.table.get(&key()).await?.as_ref().and_then(Place::read))
     }
 
-    /// Binds the deployment to an XMTP network for good; returns the name of the one that it is bound to, which is
-    /// another if somebody else was first. To be called once the deployment has an id.
-    pub async fn bind_network(&self, network: &str) -> Result<String, StoreError> {
-        let bind = Write::update(key(), vec![Step::SetIfAbsent(NETWORK, network.into())]);
-        let item = self.table.write(&bind.when(Condition::ITEM_EXISTS)).await?;
-        Ok(text(&item, NETWORK)?.to_owned())
+    /// Binds the deployment to a network and a table; returns where it is bound to be, which is elsewhere if it was bound
+    /// before. To be called once the deployment has an id.
+    pub async fn bind(&self, place: &Place) -> Result<Place, StoreError> {
+        let set = |name, value: &str| Step::SetIfAbsent(name, value.into());
+        let steps = vec![set(NETWORK, &place.network), set(TABLE, &place.table)];
+        let item = self.table.write(&Write::update(key(), steps).when(Condition::ITEM_EXISTS)).await?;
+        Place::read(&item).ok_or_else(|| unreadable(&item, "it is nowhere"))
     }
 }
 

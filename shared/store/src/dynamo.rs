@@ -47,6 +47,11 @@ impl DynamoTable {
         Self { client, name: name.into() }
     }
 
+    /// The table's name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
     /// Creates the table with its due index, if it does not exist. For local use: a deployment's table comes from
     /// its template.
     pub async fn create_table(&self) -> Result<(), TableError> {

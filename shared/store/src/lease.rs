@@ -136,9 +136,11 @@ impl<T: Table> Store<T> {
         }
     }
 
-    /// Gives the lease back with work left to do; the event stays due. Does nothing if it is somebody else's by now.
+    /// Gives the lease back with work left to do; the event stays due, and is behind from now on if it was not. Does
+    /// nothing if it is somebody else's by now.
     pub async fn abandon(&self, lease: &Lease) -> Result<(), StoreError> {
-        self.let_go(event_key(&lease.event), &lease.owner, lease.fence).await
+        let behind = Step::SetIfAbsent(BEHIND_SINCE_MS, self.clock.now_ms().into());
+        self.let_go(event_key(&lease.event), &lease.owner, lease.fence, vec![behind]).await
     }
 
     /// Takes the lease of the account, which belongs to no event; `None` if somebody else holds it. `owner` as in
@@ -162,11 +164,11 @@ impl<T: Table> Store<T> {
 
     /// Gives the account's lease back. Does nothing if it is somebody else's by now.
     pub async fn release_account(&self, lease: &AccountLease) -> Result<(), StoreError> {
-        self.let_go(account_key(), &lease.owner, lease.fence).await
+        self.let_go(account_key(), &lease.owner, lease.fence, Vec::new()).await
     }
 
-    async fn let_go(&self, key: Key, owner: &str, fence: u64) -> Result<(), StoreError> {
-        let steps = vec![Step::Remove(OWNER), Step::Remove(UNTIL_MS)];
+    async fn let_go(&self, key: Key, owner: &str, fence: u64, mut steps: Vec<Step>) -> Result<(), StoreError> {
+        steps.extend([Step::Remove(OWNER), Step::Remove(UNTIL_MS)]);
         let mine = Condition::equals(FENCE, fence).and(Condition::equals(OWNER, owner));
         match self.table.write(&Write::update(key, steps).when(mine)).await {
             Err(error) if error.failed_condition(0).is_none() => Err(error.into()),

@@ -34,7 +34,7 @@ use std::sync::Arc;
 
 use usher_domain::ports::{Clock, Randomness};
 
-pub use deployment::DeploymentId;
+pub use deployment::{DeploymentId, Place};
 pub use error::{Chain, StoreError};
 pub use event::{ActiveRoom, EventRecord, Healing, RoomRecord, RoomState};
 pub use keys::{DataKeys, FileDataKeys, KmsDataKeys};

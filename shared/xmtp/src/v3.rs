@@ -136,6 +136,18 @@ fn count_mismatch(method: &'static str, asked: usize, answered: usize) -> Networ
     NetworkError { method, kind: FailureKind::Unknown, message: format!("asked for {asked}, answered {answered}") }
 }
 
+/// A node that numbers backwards would have a log read for ever.
+fn ascending_above(method: &'static str, mut after: u64, ids: impl Iterator<Item = u64>) -> Result<(), NetworkError> {
+    for id in ids {
+        if id <= after {
+            let message = format!("message {id} was answered after {after}");
+            return Err(NetworkError { method, kind: FailureKind::Unknown, message });
+        }
+        after = id;
+    }
+    Ok(())
+}
+
 #[async_trait]
 impl Network for V3 {
     async fn publish_identity_update(&self, update: IdentityUpdate) -> Result<(), NetworkError> {
@@ -280,7 +292,9 @@ impl Network for V3 {
                 Some(GroupMessage { id: v1.id, created_ns: v1.created_ns, data: v1.data, sender_hmac: v1.sender_hmac })
             }
         });
-        Ok(messages.collect())
+        let messages: Vec<_> = messages.collect();
+        ascending_above("QueryGroupMessages", after, messages.iter().map(|message| message.id))?;
+        Ok(messages)
     }
 
     async fn newest_group_messages(&self, groups: &[GroupId]) -> Result<Vec<Option<Newest>>, NetworkError> {
@@ -378,6 +392,16 @@ mod tests {
         assert_eq!(split(&[1, 1, 1]), [vec![1, 1], vec![1]]);
         assert_eq!(split(&[6, 6, 30, 1]), [vec![6], vec![6], vec![30], vec![1]]);
         assert!(split(&[]).is_empty());
+    }
+
+    #[test]
+    fn a_log_that_does_not_ascend_is_no_answer() {
+        let read = |after, ids: &[u64]| ascending_above("X", after, ids.iter().copied());
+        assert!(read(3, &[4, 9]).is_ok());
+        assert!(read(0, &[]).is_ok());
+        for ids in [&[3, 4][..], &[2], &[5, 5], &[5, 4]] {
+            assert_eq!(read(3, ids).unwrap_err().kind, FailureKind::Unknown, "{ids:?}");
+        }
     }
 
     #[test]

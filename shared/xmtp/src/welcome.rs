@@ -42,6 +42,9 @@ pub struct WelcomesSent {
     /// Installations that have replaced their key package since they were added, or whose key is none: they could not
     /// open the welcome, so none was sent. They get in by being removed and added again.
     pub outdated: BTreeSet<(InboxId, InstallationId)>,
+    /// Installations that are in, and were not to get a welcome. If they are wanted again before they are removed, they
+    /// get in by being removed and added again.
+    pub withheld: BTreeSet<(InboxId, InstallationId)>,
 }
 
 impl Group {
@@ -69,9 +72,11 @@ impl Group {
         for welcome in &self.welcomes {
             let still_in = |recipient: &&state::Recipient| {
                 let (inbox, installation) = named(recipient);
-                admit(&inbox) && members.get(&inbox).is_some_and(|member| member.installations.contains(&installation))
+                members.get(&inbox).is_some_and(|member| member.installations.contains(&installation))
             };
-            let recipients: Vec<&state::Recipient> = welcome.recipients.iter().filter(still_in).collect();
+            let (recipients, withheld): (Vec<_>, Vec<_>) =
+                welcome.recipients.iter().filter(still_in).partition(|recipient| admit(&named(recipient).0));
+            result.withheld.extend(withheld.into_iter().map(named));
             let recipients = current(network, recipients, &mut result).await?;
             messages.extend(wrap(welcome, &recipients, randomness, &mut result));
         }
@@ -81,12 +86,12 @@ impl Group {
         Ok(result)
     }
 
-    /// Forgets the welcomes that were sent, and remembers who could not open one. Store the group.
+    /// Forgets the welcomes, and remembers who is in and cannot open one. Store the group.
     pub fn clear_welcomes(&mut self, sent: &WelcomesSent) {
         for recipient in self.welcome_recipients() {
             self.stranded.remove(&recipient);
         }
-        self.stranded.extend(sent.outdated.iter().cloned());
+        self.stranded.extend(sent.outdated.union(&sent.withheld).cloned());
         self.welcomes.clear();
     }
 }

@@ -93,7 +93,11 @@ impl Rates {
     pub(crate) fn of(&self, fault: Fault, port: &str) -> u32 {
         let rate = self.per_mille[fault as usize];
         match port {
-            "send_group_messages" | "send_welcomes" | "generate_data_key" => (rate * 12).min(300),
+            "send_group_messages"
+            | "send_welcomes"
+            | "generate_data_key"
+            | "upload_key_package"
+            | "publish_identity_update" => (rate * 12).min(300),
             "key_packages" | "inbox_ids" => (rate * 5).min(300),
             "due" => rate.div_ceil(4),
             _ => rate,

@@ -8,21 +8,24 @@ use std::{
 
 use aws_lambda_events::event::sqs::{SqsEvent, SqsMessage};
 use usher_lambda::{Invocation, Usher, handle_queue, sweep};
-use usher_xmtp::GroupId;
+use usher_xmtp::{GroupId, identity::LocalWallet};
 
 use crate::{
     faults::Fault,
+    panics,
     people::Deed,
     process::{Fate, Process},
     queue::Message,
     table::SimTable,
-    world::World,
+    world::{USHER_KEY, World},
 };
 
 /// As in `template.yaml`.
 const TIMEOUT_MS: u64 = 30_000;
 /// A message is healthy: it kills no process by itself, so that only so many die over it.
 const CRASHES_MAX: u32 = 2;
+/// How long an operator waits for `usher init`.
+const INIT_TIMEOUT_MS: u64 = 600_000;
 
 /// A process with its warm memory.
 pub(crate) struct Instance {
@@ -43,7 +46,7 @@ pub(crate) struct Task {
 pub(crate) struct Running {
     function: &'static str,
     instance: Arc<Instance>,
-    messages: Vec<u64>,
+    messages: Vec<(u64, String)>,
     deadline_ms: u64,
     pub(crate) frozen_until_ms: u64,
     /// How many turns it still has although its time is over.
@@ -61,13 +64,15 @@ impl World {
         let instance = warm.unwrap_or_else(|| self.instance(function));
         self.next_invocation += 1;
         let id = format!("{function}#{}", self.next_invocation);
-        let mortal = batch.iter().all(|(_, message)| message.crashes < CRASHES_MAX);
+        let mortal = !self.spares || batch.iter().all(|(_, message)| message.crashes < CRASHES_MAX);
         instance.process.begin(&id, mortal);
+        self.watch.begins(&id);
         let deadline_ms = self.now_ms() + TIMEOUT_MS;
         let invocation = Invocation { id: id.clone(), deadline_ms };
         self.shared.trace(|| format!("{} begins {id} with {} messages", instance.process.name, batch.len()));
         self.shared.count("invocations");
-        let messages = batch.iter().map(|(id, _)| *id).collect();
+        let messages: Vec<_> = batch.iter().map(|(id, message)| (*id, message.body.clone())).collect();
+        messages.iter().for_each(|(_, body)| self.taken.delivered(body));
         let mut event = SqsEvent::default();
         for (id, message) in batch {
             let mut record = SqsMessage::default();
@@ -92,16 +97,54 @@ impl World {
         self.tasks.push(Task { name: id, work, invocation: Some(running) });
     }
 
+    /// An operator runs `usher init`.
+    pub(crate) fn begin_init(&mut self) {
+        let instance = self.instance("init");
+        self.next_invocation += 1;
+        let id = format!("init#{}", self.next_invocation);
+        instance.process.begin(&id, true);
+        self.watch.begins(&id);
+        self.shared.trace(|| format!("{} begins {id}", instance.process.name));
+        let (at_work, inbox) = (instance.clone(), self.usher.clone());
+        let work: Work = Box::pin(async move {
+            let wallet = LocalWallet::from_key(&USHER_KEY).expect("a key");
+            let shared = &at_work.process.shared;
+            match at_work.usher.init(&wallet).await {
+                Ok(account) if account.inbox == inbox.as_str() => shared.count("inits that end well"),
+                Ok(account) => shared.broken(format!("the account is of inbox {}", account.inbox)),
+                Err(error) => {
+                    shared.count("inits that fail");
+                    shared.trace(|| format!("{}: {error:?}", at_work.process.name));
+                }
+            }
+            Some(Vec::new())
+        });
+        let deadline_ms = self.now_ms() + INIT_TIMEOUT_MS;
+        let (messages, function) = (Vec::new(), "init");
+        let running = Running { function, instance, messages, deadline_ms, frozen_until_ms: 0, grace: u32::MAX };
+        self.tasks.push(Task { name: id, work, invocation: Some(running) });
+    }
+
+    /// How many run `usher init` now.
+    pub(crate) fn inits(&self) -> usize {
+        self.tasks.iter().filter(|task| task.invocation.as_ref().is_some_and(|it| it.function == "init")).count()
+    }
+
     pub(crate) fn invocations(&self) -> usize {
         self.tasks.iter().filter(|task| task.invocation.is_some()).count()
     }
 
     pub(crate) fn deliver(&mut self, queue: &'static str) {
         let now_ms = self.now_ms();
-        let batch = {
+        let (batch, dead) = {
             let mut queues = self.queues.lock().expect("no panic");
-            queues.get_mut(queue).expect("one of the queues").receive(now_ms, &mut self.shared.lock().dice)
+            let queue = queues.get_mut(queue).expect("one of the queues");
+            let before = queue.dead.len();
+            (queue.receive(now_ms, &mut self.shared.lock().dice), queue.dead.len() - before)
         };
+        if dead > 0 && self.spares {
+            self.shared.broken(format!("{dead} healthy messages became dead letters"));
+        }
         if !batch.is_empty() {
             self.begin(if queue == "nudge" { "sweep" } else { queue }, batch, false);
         }
@@ -146,7 +189,11 @@ impl World {
             running.grace -= 1;
         }
         let mut context = Context::from_waker(Waker::noop());
-        match task.work.as_mut().poll(&mut context) {
+        let polled = task.work.as_mut().poll(&mut context);
+        for panic in panics::take() {
+            self.shared.broken(format!("{}: {panic}", task.name));
+        }
+        match polled {
             Poll::Ready(failures) => self.done(index, failures),
             Poll::Pending => {
                 let Some(running) = &mut self.tasks[index].invocation else { return };
@@ -164,9 +211,10 @@ impl World {
         self.shared.trace(|| format!("{} {how}", task.name));
         self.shared.count(how);
         let Some(running) = task.invocation else { return };
+        self.watch.ends(&task.name);
         let mut queues = self.queues.lock().expect("no panic");
         if let Some(queue) = queues.get_mut(source(running.function)) {
-            running.messages.iter().for_each(|id| queue.crashed(*id));
+            running.messages.iter().for_each(|(id, _)| queue.crashed(*id));
         }
     }
 
@@ -174,16 +222,19 @@ impl World {
         let task = self.tasks.swap_remove(index);
         let Some(running) = task.invocation else { return };
         self.shared.trace(|| format!("{} ends, failed: {failures:?}", task.name));
+        self.watch.ends(&task.name);
         let failed = failures.is_none();
         let failures = failures.unwrap_or_default();
         let mut queues = self.queues.lock().expect("no panic");
-        let queue = queues.get_mut(source(running.function)).expect("one of the queues");
-        for id in &running.messages {
+        // An operator's command has no queue.
+        let Some(queue) = queues.get_mut(source(running.function)) else { return };
+        for (id, body) in &running.messages {
             if failed || failures.contains(&id.to_string()) {
                 self.shared.count("messages that failed");
                 // Trouble of the store's is no fault of the message's.
                 queue.crashed(*id);
             } else {
+                self.taken.dealt_with(&self.shared, body);
                 let again = self.shared.strikes(Fault::Stale, "delete_message");
                 queue.delete(*id, again);
             }

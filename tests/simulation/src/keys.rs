@@ -8,11 +8,12 @@ use usher_store::{
     keys::{DataKey, KeyError, Plain},
 };
 
-use crate::{faults::Fault, process::Process};
+use crate::{faults::Fault, process::Process, watch::Watch};
 
 pub(crate) struct SimKeys {
     pub(crate) keys: Arc<FileDataKeys>,
     pub(crate) process: Arc<Process>,
+    pub(crate) watch: Arc<Watch>,
 }
 
 impl SimKeys {
@@ -37,6 +38,9 @@ impl SimKeys {
             return Err(KeyError::Unavailable(Arc::new(std::io::Error::other("simulated"))));
         }
         let key = effect.await;
+        if self.process.meets(Fault::AnswerLost, port) {
+            return Err(KeyError::Unavailable(Arc::new(std::io::Error::other("simulated"))));
+        }
         self.process.after(port).await;
         key
     }
@@ -45,7 +49,9 @@ impl SimKeys {
 #[async_trait]
 impl DataKeys for SimKeys {
     async fn generate(&self, owner: &Owner) -> Result<DataKey, KeyError> {
-        self.call("generate_data_key", self.keys.generate(owner)).await
+        let made = self.call("generate_data_key", self.keys.generate(owner)).await?;
+        self.watch.never_store(made.plain.to_vec());
+        Ok(made)
     }
 
     async fn unwrap(&self, owner: &Owner, wrapped: &[u8]) -> Result<Plain, KeyError> {

@@ -27,6 +27,9 @@ struct Arguments {
     /// Go on after a seed that fails
     #[arg(long)]
     all: bool,
+    /// How many seeds to run at once; as many as there are processors if none is given
+    #[arg(long)]
+    workers: Option<usize>,
 }
 
 #[expect(clippy::print_stdout, reason = "a command")]
@@ -39,9 +42,10 @@ fn main() -> ExitCode {
     let end = arguments.start + arguments.seeds;
     let total = Mutex::new(Tally::default());
     let failed = Mutex::new(Vec::new());
-    let threads = thread::available_parallelism().map_or(1, usize::from);
+    let processors = || thread::available_parallelism().map_or(1, usize::from);
+    let workers = arguments.workers.unwrap_or_else(processors);
     thread::scope(|scope| {
-        for _ in 0..threads {
+        for _ in 0..workers {
             scope.spawn(|| {
                 loop {
                     let seed = next.fetch_add(1, Ordering::Relaxed);

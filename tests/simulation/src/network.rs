@@ -18,12 +18,15 @@ use usher_xmtp::{
 
 use crate::{
     faults::Fault,
-    node::Node,
+    node::{Node, framing},
     process::Process,
     shared::{Shared, pause},
+    trouble::MINUTE_MS,
     watch::Watch,
 };
 
+/// How often the planned outage begins at a call of its kind, per mille.
+const OUTAGE: u32 = 300;
 /// How far behind a replica may be, in entries of all logs.
 const LAG_MAX: u64 = 12;
 
@@ -47,6 +50,7 @@ impl UsherNetwork {
         effect: impl Future<Output = Result<R, NetworkError>>,
     ) -> Result<R, NetworkError> {
         self.process.before(method).await;
+        self.go_down(method);
         let down = {
             let mut state = self.process.shared.lock();
             let down = state.now_ms < state.node_down_until_ms;
@@ -74,6 +78,19 @@ impl UsherNetwork {
         }
         self.process.after(method).await;
         answer
+    }
+
+    /// The planned outage begins now, maybe.
+    fn go_down(&self, method: &'static str) {
+        let mut state = self.process.shared.lock();
+        if state.outage != Some(method) || !state.dice.happens(OUTAGE) {
+            return;
+        }
+        state.outage = None;
+        let for_ms = state.dice.between(MINUTE_MS, 60 * MINUTE_MS);
+        state.node_down_until_ms = state.now_ms + for_ms;
+        drop(state);
+        self.process.shared.trace(|| format!("the node is down for {} s, before {method}", for_ms / 1000));
     }
 
     /// Whether the node has counted enough: all of usher's processes call from one address.
@@ -165,6 +182,7 @@ impl Network for UsherNetwork {
     async fn send_welcomes(&self, welcomes: Vec<mls_api::WelcomeMessageInput>) -> Result<(), NetworkError> {
         let cost = welcomes.len();
         self.call("send_welcomes", (Method::SendWelcomeMessages, cost), async {
+            self.watch.welcomes_leave(&self.process, &welcomes);
             self.node.send_welcomes(welcomes);
             Ok(())
         })
@@ -197,6 +215,9 @@ impl MemberNetwork {
 impl Network for MemberNetwork {
     async fn publish_identity_update(&self, update: IdentityUpdate) -> Result<(), NetworkError> {
         self.turn().await;
+        if !self.shared.lock().pending.is_empty() {
+            self.shared.count("changes of devices while a commit was pending");
+        }
         self.node.publish_identity_update(update).await
     }
 
@@ -232,6 +253,12 @@ impl Network for MemberNetwork {
 
     async fn send_group_messages(&self, messages: Vec<OutgoingMessage>) -> Result<(), NetworkError> {
         self.turn().await;
+        for message in &messages {
+            let of = framing(&message.data).filter(|(_, epoch)| epoch.is_some());
+            if of.is_some_and(|(group, _)| self.shared.lock().pending.contains(&group)) {
+                self.shared.count("members' commits while usher's was pending");
+            }
+        }
         self.node.send_group_messages(messages)
     }
 

@@ -203,26 +203,14 @@ impl Node {
         log.filter(|(id, _)| *id > after).take(PAGE_SIZE).map(|(_, welcome)| welcome.clone()).collect()
     }
 
-    /// The groups that have a log.
-    pub(crate) fn groups(&self) -> BTreeSet<GroupId> {
-        self.logs().messages.keys().copied().collect()
-    }
-
-    /// How many commits for each epoch a group's log holds, and the epochs.
-    pub(crate) fn commits_by_epoch(&self, group: GroupId) -> BTreeMap<u64, usize> {
-        let logs = self.logs();
-        let mut commits = BTreeMap::new();
-        for message in logs.messages.get(&group).into_iter().flatten() {
-            if let Some((_, Some(epoch))) = framing(&message.data) {
-                *commits.entry(epoch).or_default() += 1;
-            }
-        }
-        commits
+    /// The installations that an inbox's log lists.
+    pub(crate) fn installations(&self, inbox: &InboxId) -> BTreeSet<InstallationId> {
+        self.logs().states.get(inbox).map(AssociationState::installations).unwrap_or_default()
     }
 }
 
 /// The group of a message, and the epoch if it is a commit.
-fn framing(data: &[u8]) -> Option<(GroupId, Option<u64>)> {
+pub(crate) fn framing(data: &[u8]) -> Option<(GroupId, Option<u64>)> {
     let MlsMessageBodyIn::PrivateMessage(message) = MlsMessageIn::tls_deserialize_exact(data).ok()?.extract() else {
         return None;
     };

@@ -29,6 +29,9 @@ impl Nudges for Nudged {
             let mut queues = self.queues.lock().expect("no panic");
             queues.get_mut("nudge").expect("one of the queues").send(Nudge { event: *event }.body(), visible_at_ms);
         }
+        if self.process.meets(Fault::AnswerLost, "nudge") {
+            return Err(NudgeError("simulated".into()));
+        }
         self.process.after("nudge").await;
         Ok(())
     }

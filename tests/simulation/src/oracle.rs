@@ -2,12 +2,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use prost::Message as _;
 use usher_store::{Owner, RoomState};
-use usher_xmtp::{Group, GroupId, group::Event};
+use usher_xmtp::{Account, Group, GroupId, group::Event};
 
 use crate::{
-    people::{Deed, Mark},
-    world::World,
+    people::{Deed, Mark, Somebody},
+    stored::AccountState,
+    world::{NEWEST, World},
 };
 
 /// Whether somebody should be in a room.
@@ -93,8 +95,8 @@ fn should(world: &World, state: &crate::chain::State, mint: usize, rooms: &[Grou
 pub(crate) struct Wrong {
     /// What sweeps alone put right.
     pub(crate) soon: Vec<String>,
-    /// Members' devices that are missing. No room tells of a new device until somebody speaks in it (XMTP's clients
-    /// then add it); usher looks by itself once a day.
+    /// Members' devices that are missing, or were given up and are still in. No room tells of them until somebody
+    /// speaks in it (XMTP's clients then add and remove them); usher looks by itself once a day.
     pub(crate) within_a_day: Vec<String>,
 }
 
@@ -133,6 +135,15 @@ pub(crate) async fn wrong(world: &World) -> Wrong {
         if let Some(stranger) = members.keys().find(|inbox| !known.contains(*inbox)) {
             wrong.push(format!("stranger {stranger} is in room {room}"));
         }
+        for (who, somebody) in all.iter().enumerate() {
+            let Some(member) = somebody.inbox.as_ref().and_then(|inbox| members.get(inbox)) else { continue };
+            for (number, device) in somebody.devices.iter().enumerate().filter(|(_, it)| it.revoked) {
+                let installation = device.client.as_ref().and_then(|client| client.installation().ok());
+                if installation.is_some_and(|it| member.installations.contains(&it)) {
+                    missing.push(format!("device {who}.{number} was given up and is in room {room}"));
+                }
+            }
+        }
         for (who, should) in people {
             let inside = all[who].inbox.as_ref().is_some_and(|inbox| members.contains_key(inbox));
             match should {
@@ -159,16 +170,35 @@ pub(crate) async fn wrong(world: &World) -> Wrong {
             wrong.push(format!("room {room} has something left to send"));
         }
     }
+    account(world, &mut wrong).await;
     Wrong { soon: wrong, within_a_day: missing }
 }
 
-const WORDS: &str = "hello";
+/// There is one installation, and who serves its key package serves one that can be opened and is young.
+async fn account(world: &World, wrong: &mut Vec<String>) {
+    let Some(stored) = world.snapshots.load(&Owner::Account).await.expect("readable") else {
+        return wrong.push("there is no account".to_owned());
+    };
+    let account = Account::decode(&stored.plaintext).expect("readable");
+    let state = AccountState::decode(stored.plaintext.as_slice()).expect("readable");
+    let installations = world.node.installations(&world.usher);
+    if installations != BTreeSet::from([account.installation()]) {
+        wrong.push(format!("usher has {} installations", installations.len()));
+    }
+    let served = world.node.key_packages(&[account.installation()]).pop().flatten();
+    if !served.is_some_and(|served| state.keeps(&served)) {
+        wrong.push("the node serves a key package of usher's that nobody can open".to_owned());
+    }
+    if account.awaits_upload() || account.key_package_is_old(&*world.shared) {
+        wrong.push("the account's key package is old".to_owned());
+    }
+}
 
-/// Somebody speaks in each room: who should be in hears it, and nobody else.
+/// Somebody speaks in each room: who should be in hears it, and nobody else can, with whatever keys he ever had.
 pub(crate) async fn read(world: &mut World) {
     let devices: Vec<(usize, usize)> = {
         let all = world.people.all.lock().expect("no panic");
-        let of = |(who, it): (usize, &crate::people::Somebody)| {
+        let of = |(who, it): (usize, &Somebody)| {
             let devices = it.devices.iter().enumerate().filter(|(_, device)| !device.revoked);
             devices.map(move |(device, _)| (who, device)).collect::<Vec<_>>()
         };
@@ -180,29 +210,62 @@ pub(crate) async fn read(world: &mut World) {
     for Expected { room, people } in expected(world, &mut Vec::new()).await {
         let sound: Vec<bool> = world.people.all.lock().expect("no panic").iter().map(|it| it.is_sound()).collect();
         let inside = |who: &usize| people[who] == Should::BeIn && sound[*who];
-        let Some((speaker, device_of_speaker)) = devices.iter().find(|(who, _)| inside(who)).copied() else { continue };
-        let heard_before = heard(world, &devices, room);
-        world.now(speaker, device_of_speaker, Some(room), Deed::Say);
+        let Some((speaker, device_of_speaker)) = devices.iter().find(|(who, _)| inside(who)).copied() else {
+            let belongs = people.values().any(|should| *should != Should::BeOut);
+            world.shared.count(if belongs { "rooms without a sound speaker" } else { "rooms that belong to nobody" });
+            continue;
+        };
+        world.shared.count("rooms read");
+        world.now(speaker, device_of_speaker, Some(room), Deed::Say(NEWEST));
         for (who, device) in &devices {
             world.now(*who, *device, None, Deed::Sync);
         }
-        let heard_after = heard(world, &devices, room);
+        world.shared.trace(|| format!("room {room}: {people:?}"));
         show(world, &devices, room);
-        for (who, device) in &devices {
-            if (*who, *device) == (speaker, device_of_speaker) {
-                continue;
-            }
-            let hears = heard_after[&(*who, *device)] > heard_before[&(*who, *device)];
+        let hearers = hearers(world, &devices, room);
+        for device in devices.iter().filter(|device| **device != (speaker, device_of_speaker)) {
+            let ((who, number), hears) = (device, hearers.contains(device));
             match people[who] {
                 Should::BeIn if !hears && sound[*who] => {
-                    world.shared.broken(format!("person {who}.{device} belongs to room {room} and hears nothing"));
+                    world.shared.broken(format!("person {who}.{number} belongs to room {room} and hears nothing"));
                 }
                 Should::BeOut if hears => {
-                    world.shared.broken(format!("person {who}.{device} was put out of room {room} and hears"));
+                    world.shared.broken(format!("person {who}.{number} was put out of room {room} and hears"));
                 }
+                _ if hears => world.shared.count("hearers"),
                 _ => {}
             }
         }
+        listen_in(world, room, &people).await;
+    }
+}
+
+/// Whoever was put out, and every device that was given up, tries with all keys it ever had.
+async fn listen_in(world: &World, room: GroupId, people: &BTreeMap<usize, Should>) {
+    let devices: Vec<(usize, usize, bool)> = {
+        let all = world.people.all.lock().expect("no panic");
+        let of = |(who, it): (usize, &Somebody)| {
+            let each = it.devices.iter().enumerate();
+            each.map(move |(device, it)| (who, device, it.revoked)).collect::<Vec<_>>()
+        };
+        all.iter().enumerate().flat_map(of).collect()
+    };
+    let judge = |who: usize, deaf: &'static str, heard: Option<Vec<String>>| match heard {
+        Some(heard) if heard.iter().any(|text| text == NEWEST) => {
+            world.shared.broken(format!("person {who} can read room {room}, and should count as \"{deaf}\""));
+        }
+        Some(_) => world.shared.count(deaf),
+        // There is nothing to try with.
+        None => {}
+    };
+    for (who, device, revoked) in devices {
+        if revoked || people[&who] == Should::BeOut {
+            let deaf = if revoked { "deaf devices that were given up" } else { "deaf devices of who was put out" };
+            judge(who, deaf, world.people.overhear(who, device, room).await);
+        }
+    }
+    if let Some(rogue) = world.people.rogue.filter(|rogue| people[rogue] == Should::BeOut) {
+        judge(rogue, "deaf modified clients", world.people.rogue_overhears(rogue, room).await);
     }
 }
 
@@ -229,11 +292,12 @@ fn event(event: &Event) -> String {
     }
 }
 
-fn heard(world: &World, devices: &[(usize, usize)], room: GroupId) -> BTreeMap<(usize, usize), usize> {
+/// The devices that have read the newest words.
+fn hearers(world: &World, devices: &[(usize, usize)], room: GroupId) -> BTreeSet<(usize, usize)> {
     let all = world.people.all.lock().expect("no panic");
-    let texts = |(who, device): &(usize, usize)| {
+    let hears = |(who, device): &&(usize, usize)| {
         let client = all[*who].devices[*device].client.as_ref();
-        ((*who, *device), client.map_or(0, |client| client.texts(room).iter().filter(|text| *text == WORDS).count()))
+        client.is_some_and(|client| client.texts(room).iter().any(|text| text == NEWEST))
     };
-    devices.iter().map(texts).collect()
+    devices.iter().filter(hears).copied().collect()
 }

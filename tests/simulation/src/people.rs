@@ -5,11 +5,18 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-use usher_fuzz::rogue::{self, Candidate};
+use openmls::{
+    framing::{MlsMessageIn, ProcessedMessageContent},
+    prelude::ProtocolMessage,
+};
+use prost::Message as _;
+use tls_codec::Deserialize as _;
+use usher_fuzz::rogue::{self, Candidate, Rogue};
 use usher_localnet::person::{Person, PersonError};
 use usher_xmtp::{
-    GroupId, Wrapping,
-    group::Event,
+    Group, GroupId, Wrapping,
+    content::{self, Content},
+    group::{Committed, Event},
     identity::{InboxId, InstallationKey, LocalWallet, add_installation_update},
     network::{Network as _, OutgoingMessage},
     ports::{Clock as _, Randomness},
@@ -20,7 +27,11 @@ use crate::{
     network::MemberNetwork,
     node::Node,
     shared::Shared,
+    stored::RoomState,
 };
+
+/// What people say to each other all the time.
+pub(crate) const CHAT: &str = "hello, is anybody here";
 
 /// What an admin did to an inbox in a room, by the id of his commit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,6 +52,16 @@ pub(crate) struct Device {
     pub(crate) revoked: bool,
     /// How many of its events were looked at, by group.
     looked: BTreeMap<GroupId, usize>,
+    /// Its states as a member, the newest of each epoch: what somebody who does not play fair would keep.
+    hoard: BTreeMap<(GroupId, u64), Vec<u8>>,
+}
+
+/// The commit that led to an epoch.
+#[derive(Debug, Clone)]
+pub(crate) struct Winner {
+    pub(crate) id: u64,
+    pub(crate) actor: InboxId,
+    pub(crate) actor_is_admin: bool,
 }
 
 #[derive(Debug, Default)]
@@ -65,7 +86,7 @@ pub(crate) struct People {
     node: Arc<Node>,
     pub(crate) all: Mutex<Vec<Somebody>>,
     /// Which commit led to an epoch, as members see it.
-    commits: Mutex<BTreeMap<(GroupId, u64), u64>>,
+    pub(crate) commits: Mutex<BTreeMap<(GroupId, u64), Winner>>,
     /// What befell whom, in the order of the log.
     pub(crate) marks: Mutex<BTreeMap<(GroupId, usize), BTreeMap<u64, Mark>>>,
     /// Who has a modified client, if anybody.
@@ -80,7 +101,7 @@ pub(crate) enum Deed {
     /// Gets a first or another device.
     Register,
     Sync,
-    Say,
+    Say(&'static str),
     UpdateKeys,
     Leave,
     RotateKeyPackage,
@@ -157,6 +178,8 @@ impl People {
                 if let Some(flaw) = flaw {
                     self.spoil(&client, &key, flaw);
                 }
+                self.shared
+                    .trace(|| format!("person {who} has installation {:?} of {:?}", key.public(), client.inbox()));
                 let mut all = self.all.lock().expect("no panic");
                 all[who].inbox = client.inbox().ok();
                 let device = Device {
@@ -165,6 +188,7 @@ impl People {
                     spoiled: flaw.is_some(),
                     revoked: false,
                     looked: BTreeMap::new(),
+                    hoard: BTreeMap::new(),
                 };
                 all[who].devices.push(device);
             }
@@ -274,8 +298,9 @@ impl People {
                     let mut all = self.all.lock().expect("no panic");
                     let other = all[who].devices.get_mut(other);
                     other.and_then(|other| {
-                        other.revoked = true;
-                        other.client.as_ref().and_then(|client| client.installation().ok())
+                        let given_up = other.client.as_ref().and_then(|client| client.installation().ok());
+                        other.revoked |= given_up.is_some();
+                        given_up
                     })
                 };
                 let Some(given_up) = given_up else { return Ok(()) };
@@ -288,7 +313,7 @@ impl People {
             return Ok(());
         };
         match deed {
-            Deed::Say => client.send_text(room, "hello").await,
+            Deed::Say(words) => client.send_text(room, words).await,
             Deed::UpdateKeys => client.update_keys(room).await,
             Deed::Leave => {
                 client.leave(room).await?;
@@ -323,16 +348,11 @@ impl People {
                 std::mem::replace(looked, events.len())
             };
             for event in &events[from.min(events.len())..] {
-                let Event::Committed(committed) = event else { continue };
-                let mut commits = self.commits.lock().expect("no panic");
-                let first = *commits.entry((room, committed.epoch)).or_insert(committed.id);
-                drop(commits);
-                if first != committed.id {
-                    self.shared.broken(format!(
-                        "epoch {} of room {room} was reached by commit {first} and by commit {}",
-                        committed.epoch, committed.id
-                    ));
+                if *event == Event::Superseded {
+                    self.shared.count("members' commits superseded");
                 }
+                let Event::Committed(committed) = event else { continue };
+                self.won(room, committed);
                 if committed.actor_is_admin && Some(&committed.actor) == client.inbox().ok().as_ref() {
                     self.shared.count("an admin's commit");
                     let named = |inbox: &str| {
@@ -355,6 +375,81 @@ impl People {
                 }
             }
         }
+        self.hoard(who, device, client);
+    }
+
+    fn won(&self, room: GroupId, committed: &Committed) {
+        let Committed { id, epoch, actor, actor_is_admin, .. } = committed;
+        let winner = Winner { id: *id, actor: actor.clone(), actor_is_admin: *actor_is_admin };
+        let first = self.commits.lock().expect("no panic").entry((room, *epoch)).or_insert(winner).id;
+        if first != *id {
+            self.shared
+                .broken(format!("epoch {epoch} of room {room} was reached by commit {first} and by commit {id}"));
+        }
+    }
+
+    /// Keeps what a device knows while it is a member.
+    fn hoard(&self, who: usize, device: usize, client: &Person) {
+        for (room, state) in client.snapshot() {
+            let Ok(group) = Group::decode(&state) else { continue };
+            if group.lost().is_some() {
+                continue;
+            }
+            let decoded = RoomState::decode(state.as_slice()).expect("a group's state was just decoded");
+            self.shared.reached(&format!("{who}.{device}"), room, group.epoch(), decoded.context());
+            let mut all = self.all.lock().expect("no panic");
+            all[who].devices[device].hoard.insert((room, group.epoch()), state.to_vec());
+        }
+    }
+
+    /// All that a device can open of a room's log with any keys it ever had; `None` if it never had one.
+    pub(crate) async fn overhear(&self, who: usize, device: usize, room: GroupId) -> Option<Vec<String>> {
+        let hoard: Vec<Vec<u8>> = {
+            let all = self.all.lock().expect("no panic");
+            let hoard = &all[who].devices[device].hoard;
+            hoard.range((room, 0)..=(room, u64::MAX)).map(|(_, state)| state.clone()).collect()
+        };
+        let mut heard = Vec::new();
+        for state in &hoard {
+            let group = Group::decode(state).expect("it was decoded before");
+            let contents = group.overhear(&*self.network()).await.expect("the node answers");
+            heard.extend(contents.into_iter().filter_map(text));
+        }
+        (!hoard.is_empty()).then_some(heard)
+    }
+
+    /// The same for somebody's modified client, which goes along with every commit that members accept.
+    pub(crate) async fn rogue_overhears(&self, who: usize, room: GroupId) -> Option<Vec<String>> {
+        let candidate = self.all.lock().expect("no panic")[who].rogue.take()?;
+        let joined = candidate.join(room, &*self.network()).await;
+        self.all.lock().expect("no panic")[who].rogue = Some(candidate);
+        let mut rogue = joined?;
+        let accepted: BTreeSet<u64> = {
+            let commits = self.commits.lock().expect("no panic");
+            commits.range((room, 0)..=(room, u64::MAX)).map(|(_, winner)| winner.id).collect()
+        };
+        let log = self.node.log(room);
+        Some(log.iter().filter_map(|message| open(&mut rogue, &message.data, accepted.contains(&message.id))).collect())
+    }
+}
+
+/// What a modified client reads in a message; it follows a commit that counts.
+fn open(rogue: &mut Rogue, data: &[u8], counts: bool) -> Option<String> {
+    let message = ProtocolMessage::try_from(MlsMessageIn::tls_deserialize_exact(data).ok()?).ok()?;
+    match rogue.group.process_message(&rogue.provider, message).ok()?.into_content() {
+        ProcessedMessageContent::ApplicationMessage(message) => text(content::decode(&message.into_bytes()).ok()?),
+        ProcessedMessageContent::StagedCommitMessage(staged) if counts => {
+            rogue.group.merge_staged_commit(&rogue.provider, *staged).expect("memory takes it");
+            None
+        }
+        _ => None,
+    }
+}
+
+fn text(content: Content) -> Option<String> {
+    match content {
+        Content::Text(text) => Some(text),
+        _ => None,
     }
 }
 

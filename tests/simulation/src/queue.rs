@@ -10,6 +10,8 @@ pub(crate) const VISIBILITY_MS: u64 = 180_000;
 const RECEIVES_MAX: u32 = 5;
 /// Nobody's batch is larger.
 const BATCH_MAX: usize = 10;
+/// So many deleted messages are put back at once at most.
+const PUT_BACK_MAX: usize = 3;
 
 #[derive(Debug, Clone)]
 pub(crate) struct Message {
@@ -24,6 +26,7 @@ pub(crate) struct Message {
 pub(crate) struct Queue {
     messages: BTreeMap<u64, Message>,
     pub(crate) dead: Vec<Message>,
+    deleted: Vec<String>,
     next: u64,
 }
 
@@ -68,7 +71,7 @@ impl Queue {
     /// The poller's delete after a successful invocation; `lost` leaves the message to come again.
     pub(crate) fn delete(&mut self, id: u64, lost: bool) {
         if !lost {
-            self.messages.remove(&id);
+            self.deleted.extend(self.messages.remove(&id).map(|message| message.body));
         }
     }
 
@@ -76,5 +79,28 @@ impl Queue {
         if let Some(message) = self.messages.get_mut(&id) {
             message.crashes += 1;
         }
+    }
+
+    /// Whether any message was dealt with or given up.
+    pub(crate) fn has_left(&self) -> bool {
+        !self.dead.is_empty() || !self.deleted.is_empty()
+    }
+
+    /// An operator's redrive: the dead letters come back. Returns how many.
+    pub(crate) fn redrive(&mut self, now_ms: u64) -> usize {
+        let dead = std::mem::take(&mut self.dead);
+        let count = dead.len();
+        dead.into_iter().for_each(|message| self.send(message.body, now_ms));
+        count
+    }
+
+    /// Messages that were dealt with are sent once more, as by an indexer that starts over. Returns how many.
+    pub(crate) fn send_again(&mut self, now_ms: u64, dice: &mut Dice) -> usize {
+        let count = dice.below(PUT_BACK_MAX + 1).min(self.deleted.len());
+        for _ in 0..count {
+            let body = self.deleted[dice.below(self.deleted.len())].clone();
+            self.send(body, now_ms);
+        }
+        count
     }
 }

@@ -1,8 +1,18 @@
 //! One run of one seed.
 
-use std::task::{Context, Poll, Waker};
+use std::{
+    collections::BTreeMap,
+    sync::Arc,
+    task::{Context, Poll, Waker},
+};
 
-use crate::{shared::Tally, world::World};
+use sha2::{Digest as _, Sha256};
+
+use crate::{
+    panics,
+    shared::{Shared, Tally},
+    world::World,
+};
 
 /// What came of a run.
 #[derive(Debug)]
@@ -15,26 +25,54 @@ pub struct Outcome {
     pub trace: Vec<String>,
 }
 
-/// Runs one seed.
+/// Runs one seed. A panic is an outcome like any other.
 pub fn run(seed: u64, traced: bool) -> Outcome {
+    witnessed(&World::shared(seed, traced), live)
+}
+
+fn witnessed(shared: &Arc<Shared>, life: impl FnOnce(Arc<Shared>)) -> Outcome {
+    panics::note();
+    let lived = panics::caught(|| life(shared.clone()));
+    panics::take().iter().for_each(|panic| shared.broken(panic));
+    if lived.is_err() {
+        shared.broken("the run was cut short by a panic");
+    }
+    let (broken, tally) = {
+        let state = shared.lock();
+        (state.broken.clone(), state.tally.clone())
+    };
+    Outcome { broken, tally, trace: shared.take_trace() }
+}
+
+fn live(shared: Arc<Shared>) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
     // The handlers bound themselves by the machine's time, too, which is never up here.
     let _entered = runtime.enter();
-    let mut world = block_on(World::new(seed, traced));
-    block_on(world.init());
+    let mut world = block_on(World::new(shared));
     block_on(world.trouble());
     if world.shared.lock().broken.is_none() {
         block_on(world.settle());
     }
-    for group in world.node.groups() {
-        let raced = world.node.commits_by_epoch(group).values().filter(|commits| **commits > 1).count();
-        (0..raced).for_each(|_| world.shared.count("epochs with competing commits"));
+    count_races(&world);
+}
+
+/// How often another valid commit was faster than usher's stored one.
+fn count_races(world: &World) {
+    let commits = world.people.commits.lock().expect("no panic");
+    let mut digests = BTreeMap::new();
+    for ((room, epoch), staged) in world.watch.staged() {
+        let Some(winner) = commits.get(&(room, epoch + 1)) else { continue };
+        let ids = digests.entry(room).or_insert_with(|| {
+            let log = world.node.log(room).into_iter();
+            log.map(|message| (message.id, Sha256::digest(&message.data).into())).collect::<BTreeMap<u64, [u8; 32]>>()
+        });
+        if ids.get(&winner.id) != Some(&staged) {
+            world.shared.count("commits of usher's superseded");
+            if winner.actor_is_admin && winner.actor != world.usher {
+                world.shared.count("commits of usher's superseded by an admin's");
+            }
+        }
     }
-    let (broken, tally) = {
-        let state = world.shared.lock();
-        (state.broken.clone(), state.tally.clone())
-    };
-    Outcome { broken, tally, trace: world.shared.take_trace() }
 }
 
 /// What the world does by itself never waits for anybody; pauses are taken at once.
@@ -55,4 +93,29 @@ pub fn run_planted(seed: u64, bug: usher_domain::planted::Bug) -> Outcome {
     let outcome = run(seed, false);
     usher_domain::planted::Bug::plant(None);
     outcome
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_panic_is_told_with_what_led_to_it() {
+        let outcome = witnessed(&World::shared(0, true), |shared| {
+            shared.trace(|| "something happens".to_owned());
+            let _held = shared.lock();
+            panic!("by intent");
+        });
+        assert!(outcome.broken.is_some_and(|broken| broken.contains("by intent")));
+        assert!(outcome.trace[0].contains("something happens"), "{:?}", outcome.trace);
+    }
+
+    #[test]
+    fn a_panic_that_is_survived_is_told() {
+        let outcome = witnessed(&World::shared(0, false), |_| {
+            let caught = panics::caught(|| panic!("by intent"));
+            assert!(caught.is_err());
+        });
+        assert!(outcome.broken.is_some_and(|broken| broken.contains("by intent")));
+    }
 }

@@ -1,14 +1,16 @@
 //! What everybody in a run shares: the dice, the clock, the tally, the trace, and what must never be stored.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fmt,
     pin::Pin,
-    sync::{Mutex, MutexGuard},
+    sync::{Mutex, MutexGuard, PoisonError},
     task::{Context, Poll},
 };
 
+use sha2::{Digest as _, Sha256};
 use usher_domain::ports;
+use usher_xmtp::GroupId;
 
 use crate::{
     dice::Dice,
@@ -31,10 +33,16 @@ pub(crate) struct State {
     pub(crate) rates: Rates,
     /// XMTP answers nobody until then.
     pub(crate) node_down_until_ms: u64,
+    /// The call at which the node is to go down, if at any.
+    pub(crate) outage: Option<&'static str>,
     /// KMS refuses usher until then.
     pub(crate) grant_revoked_until_ms: u64,
     pub(crate) tally: Tally,
     pub(crate) broken: Option<String>,
+    /// Rooms of which a commit of usher's is stored that the log has not decided about.
+    pub(crate) pending: BTreeSet<GroupId>,
+    /// By which group context each epoch was reached, and who saw it first.
+    epochs: BTreeMap<(GroupId, u64), ([u8; 32], String)>,
     trace: Option<Vec<String>>,
     start_ms: u64,
 }
@@ -68,9 +76,12 @@ impl Shared {
             now_ms: start_ms,
             rates,
             node_down_until_ms: 0,
+            outage: None,
             grant_revoked_until_ms: 0,
             tally: Tally::default(),
             broken: None,
+            pending: BTreeSet::new(),
+            epochs: BTreeMap::new(),
             trace: traced.then(Vec::new),
             start_ms,
         };
@@ -78,7 +89,8 @@ impl Shared {
     }
 
     pub(crate) fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().expect("no holder of this lock panics")
+        // What is noted after a panic is what led to it.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Notes a line of the trace.
@@ -92,6 +104,17 @@ impl Shared {
 
     pub(crate) fn count(&self, what: &'static str) {
         *self.lock().tally.events.entry(what).or_default() += 1;
+    }
+
+    /// Somebody is in an epoch of a room: in the same one as everybody else who is or was there.
+    pub(crate) fn reached(&self, who: &str, room: GroupId, epoch: u64, context: &[u8]) {
+        let context: [u8; 32] = Sha256::digest(context).into();
+        let first = self.lock().epochs.entry((room, epoch)).or_insert_with(|| (context, who.to_owned())).clone();
+        if first.0 != context {
+            self.broken(format!("{who} is in another epoch {epoch} of room {room} than {}", first.1));
+        } else if first.1 != who {
+            self.count("epochs compared");
+        }
     }
 
     /// Something was seen that must never be.

@@ -4,7 +4,7 @@ use usher_xmtp::GroupId;
 
 use crate::{
     hostile::{Flaw, Offence},
-    people::Deed,
+    people::{CHAT, Deed},
     world::World,
 };
 
@@ -20,7 +20,7 @@ impl World {
             let deed = state.dice.weighted(&[
                 (6, Deed::Register),
                 (10, Deed::Sync),
-                (8, Deed::Say),
+                (8, Deed::Say(CHAT)),
                 (5, Deed::UpdateKeys),
                 (2, Deed::Leave),
                 (4, Deed::RotateKeyPackage),
@@ -61,6 +61,44 @@ impl World {
         let device =
             if devices == 0 || matches!(deed, Deed::Revoke(_)) { 0 } else { self.shared.lock().dice.below(devices) };
         self.deed(who, device, room.map(|(room, _)| room), deed);
+    }
+
+    /// A member commits in a room, or changes his devices, while usher's commit is on its way.
+    pub(crate) async fn compete(&mut self) {
+        let room = {
+            let mut state = self.shared.lock();
+            let pending: Vec<GroupId> = state.pending.iter().copied().collect();
+            pending[state.dice.below(pending.len())]
+        };
+        let creator = self.rooms().await.iter().find(|it| it.group.0 == room.0).map(|it| it.incarnation.creator);
+        let creator = self.chain.mints.iter().find(|mint| Some(mint.event.creator) == creator).map(|mint| mint.creator);
+        let (who, device, deed) = {
+            let mut state = self.shared.lock();
+            let all = self.people.all.lock().expect("no panic");
+            let (somebody, other) = (state.dice.below(all.len()), state.dice.below(all.len()));
+            let creator = creator.filter(|creator| *creator != other).unwrap_or(somebody);
+            let deed = state.dice.weighted(&[
+                (3, Deed::Add(other)),
+                (3, Deed::Remove(other)),
+                (4, Deed::UpdateKeys),
+                (1, Deed::Revoke(1)),
+                (1, Deed::Register),
+            ]);
+            let who = if matches!(deed, Deed::Add(_) | Deed::Remove(_)) { creator } else { somebody };
+            let devices = all[who].devices.len();
+            let possible = match deed {
+                Deed::Register => devices < 2,
+                Deed::Revoke(_) => devices == 2,
+                Deed::Add(other) | Deed::Remove(other) => devices > 0 && other != who,
+                _ => devices > 0,
+            };
+            if !possible {
+                return;
+            }
+            let device = if deed == Deed::UpdateKeys { state.dice.below(devices) } else { 0 };
+            (who, device, deed)
+        };
+        self.deed(who, device, Some(room), deed);
     }
 
     /// Whoever has a modified client uses it.

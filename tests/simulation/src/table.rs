@@ -128,7 +128,7 @@ impl Table for SimTable {
         drop(under_way);
         match &written {
             Ok(_) => self.watch.after(&self.process, watched).await,
-            Err(_) => self.watch.refused(&self.process),
+            Err(error) => self.watch.refused(std::slice::from_ref(write), error),
         }
         if self.process.meets(Fault::AnswerLost, "write") {
             return Err(Self::unavailable());
@@ -152,7 +152,7 @@ impl Table for SimTable {
         drop(under_way);
         match &written {
             Ok(_) => self.watch.after(&self.process, watched).await,
-            Err(_) => self.watch.refused(&self.process),
+            Err(error) => self.watch.refused(writes, error),
         }
         if self.process.meets(Fault::AnswerLost, "transact") {
             return Err(Self::unavailable());

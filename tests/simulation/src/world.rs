@@ -15,10 +15,7 @@ use usher_store::{
     budget::{Bucket, RateLimits},
 };
 use usher_tests::haus;
-use usher_xmtp::{
-    Account,
-    identity::{LocalWallet, WalletSigner as _},
-};
+use usher_xmtp::identity::{LocalWallet, WalletSigner as _};
 
 use crate::{
     chain::Chain,
@@ -28,18 +25,21 @@ use crate::{
     network::UsherNetwork,
     node::Node,
     nudges::Nudged,
-    people::People,
+    people::{CHAT, People},
     process::Process,
     queue::Queue,
     shared::Shared,
     table::{Database, SimTable},
+    taken::Taken,
     watch::Watch,
 };
 
 /// No run needs more; one that does goes round in circles.
 pub(crate) const STEPS_MAX: usize = 60_000;
 pub(crate) const QUEUES: [&str; 4] = ["mint", "purchase", "refund", "nudge"];
-const USHER_KEY: [u8; 32] = [0xee; 32];
+pub(crate) const USHER_KEY: [u8; 32] = [0xee; 32];
+/// What is said in each room in the end.
+pub(crate) const NEWEST: &str = "the newest words in this room";
 
 pub(crate) struct World {
     pub(crate) shared: Arc<Shared>,
@@ -52,6 +52,12 @@ pub(crate) struct World {
     pub(crate) database: Arc<Database>,
     pub(crate) watch: Arc<Watch>,
     pub(crate) queues: Arc<Mutex<BTreeMap<&'static str, Queue>>>,
+    pub(crate) taken: Taken,
+    /// The newest body of several logs that an indexer sent.
+    pub(crate) newest_logs: Option<String>,
+    pub(crate) junk: usize,
+    /// Whether so few processes die over a message that it never becomes a dead letter.
+    pub(crate) spares: bool,
     pub(crate) keys: Arc<FileDataKeys>,
     pub(crate) snapshots: Arc<Snapshots<Arc<usher_store::memory::MemoryTable>>>,
     pub(crate) store: Store<Arc<usher_store::memory::MemoryTable>>,
@@ -62,6 +68,8 @@ pub(crate) struct World {
     pub(crate) next_process: u32,
     pub(crate) next_invocation: u32,
     pub(crate) next_schedule_ms: u64,
+    /// When an operator whose `usher init` has failed tries again.
+    pub(crate) next_init_ms: u64,
     _scratch: tempfile::TempDir,
 }
 
@@ -96,8 +104,12 @@ fn start_ms() -> u64 {
 }
 
 impl World {
-    pub(crate) async fn new(seed: u64, traced: bool) -> Self {
-        let shared = Arc::new(Shared::new(seed, start_ms(), Rates::default(), traced));
+    /// What everybody in a run shares.
+    pub(crate) fn shared(seed: u64, traced: bool) -> Arc<Shared> {
+        Arc::new(Shared::new(seed, start_ms(), Rates::default(), traced))
+    }
+
+    pub(crate) async fn new(shared: Arc<Shared>) -> Self {
         let (people_count, events) = {
             let mut state = shared.lock();
             (state.dice.between(3, 6), state.dice.weighted(&[(5, 1), (3, 2), (1, 3)]))
@@ -115,19 +127,26 @@ impl World {
             dice.happens(500).then(|| candidates[dice.below(2)])
         };
         let limits = shared.lock().dice.happens(300).then(limits);
+        let spares = shared.lock().dice.happens(850);
         let limiter = Mutex::new(limits.map(|limits| Limiter::new(node_limits(limits))));
         let database = Arc::new(Database::default());
         let scratch = tempfile::tempdir().expect("a temporary folder");
         let randomness: Arc<dyn Randomness> = shared.clone();
         let store = Store::new(database.items.clone(), shared.clone(), randomness.clone());
         let deployment = store.init_deployment().await.expect("memory answers");
-        let keys = FileDataKeys::open(&scratch.path().join("data.key"), deployment.clone(), randomness.clone());
+        let key_file = scratch.path().join("data.key");
+        let keys = FileDataKeys::open(&key_file, deployment.clone(), randomness.clone());
         let keys = Arc::new(keys.expect("a key file can be made"));
+        let wrapping_key = std::fs::read_to_string(&key_file).expect("it was just made");
         let snapshots = || {
             Snapshots::new(database.items.clone(), keys.clone(), deployment.clone(), shared.clone(), randomness.clone())
         };
         let watch = Arc::new(Watch::new(shared.clone(), database.items.clone()));
         watch.open(snapshots());
+        let wrapping_key = hex::decode(wrapping_key.trim()).expect("a key file is hex");
+        for secret in [wrapping_key, USHER_KEY.to_vec(), CHAT.into(), NEWEST.into()] {
+            watch.never_store(secret);
+        }
         let snapshots = Arc::new(snapshots());
         let next_schedule_ms = shared.now_ms();
         Self {
@@ -137,6 +156,10 @@ impl World {
             limits,
             limiter: Arc::new(limiter),
             watch,
+            taken: Taken::default(),
+            newest_logs: None,
+            junk: 0,
+            spares,
             queues: Arc::new(Mutex::new(QUEUES.into_iter().map(|name| (name, Queue::default())).collect())),
             snapshots,
             store,
@@ -152,6 +175,7 @@ impl World {
             next_process: 0,
             next_invocation: 0,
             next_schedule_ms,
+            next_init_ms: 0,
             _scratch: scratch,
         }
     }
@@ -170,25 +194,16 @@ impl World {
                 limiter: self.limiter.clone(),
             }),
             nudges: Arc::new(Nudged { queues: self.queues.clone(), process: process.clone() }),
-            data_key: DataKeySource::Other(Arc::new(SimKeys { keys: self.keys.clone(), process: process.clone() })),
+            data_key: DataKeySource::Other(Arc::new(SimKeys {
+                keys: self.keys.clone(),
+                process: process.clone(),
+                watch: self.watch.clone(),
+            })),
             clock: self.shared.clone(),
             randomness: self.shared.clone(),
         };
         let usher = Usher::new(adapters, chains(), Policy::default()).with_rate_limits(self.limits);
         Arc::new(Instance { usher, process })
-    }
-
-    /// Makes the account, without faults.
-    pub(crate) async fn init(&mut self) {
-        let instance = self.instance("init");
-        let wallet = LocalWallet::from_key(&USHER_KEY).expect("a key");
-        let account = instance.usher.init(&wallet).await.expect("nothing fails yet");
-        assert_eq!(account.inbox, self.usher.as_str());
-        let stored = self.snapshots.load(&usher_store::Owner::Account).await.expect("readable").expect("just made");
-        self.watch.never_store(stored.plaintext[stored.plaintext.len() - 40..].to_vec());
-        self.watch.never_store(USHER_KEY.to_vec());
-        self.watch.never_store(b"hello".to_vec());
-        self.watch.know_account(Account::decode(&stored.plaintext).expect("just encoded"));
     }
 
     pub(crate) fn now_ms(&self) -> u64 {

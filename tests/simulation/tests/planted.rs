@@ -2,13 +2,15 @@
 #![cfg(feature = "planted-bugs")]
 
 use usher_domain::planted::Bug;
-use usher_simulation::run_planted;
+use usher_simulation::{run, run_planted};
 
 #[expect(clippy::print_stdout, reason = "the harness keeps it for --nocapture")]
 fn found_within(bug: Bug, seeds: u64) {
     let found = (0..seeds).find_map(|seed| Some((seed, run_planted(seed, bug).broken?)));
     let (seed, broken) = found.unwrap_or_else(|| panic!("{bug:?} was not found in {seeds} seeds"));
     println!("{bug:?}: seed {seed}: {broken}");
+    // It is the mistake that is found, and nothing else.
+    assert_eq!(run(seed, false).broken, None, "{bug:?}: seed {seed} fails without the mistake");
 }
 
 macro_rules! planted {

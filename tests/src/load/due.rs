@@ -1,6 +1,9 @@
 //! Ten thousand events due at once, and as many rooms that may have news.
 
-use std::time::Duration;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use alloy_primitives::{Address, B256, keccak256};
 use futures::{StreamExt as _, TryStreamExt as _, stream};
@@ -39,6 +42,8 @@ pub struct Due {
     pub events: usize,
     /// How many events are due that want a room.
     pub minted: usize,
+    /// How many people made those in turn, and have XMTP clients; nobody else's wallet has an inbox.
+    pub people: usize,
     /// How many more rooms are active.
     pub rooms: usize,
     /// How often the clock comes at most; all must be at rest then, unless it comes only once.
@@ -49,6 +54,8 @@ pub struct Due {
 #[derive(Debug, Serialize)]
 pub struct DueFigures {
     due_events: usize,
+    /// In how many rooms those of the people sit who were asked what they see.
+    seats_seen_by_members: usize,
     active_rooms: usize,
     looks: usize,
     /// Until nothing was due any more.
@@ -62,9 +69,9 @@ pub struct DueFigures {
 impl Due {
     /// Makes a stack with so much due and lets the clock come.
     pub async fn run(self) -> Result<DueFigures, AnyError> {
-        let scene = Scene::start(&["--no-schedule"], 0).await?;
+        let scene = Scene::start(&["--no-schedule"], self.people).await?;
         let store = scene.stack.store();
-        self.seed(&store).await?;
+        let belong = self.seed(&store, &scene.people()).await?;
 
         let began = Instant::now();
         // Who waits for an inbox is due again later: that is not from before.
@@ -95,8 +102,20 @@ impl Due {
             return Err(format!("the longest look took {longest_look_ms} ms, {still_due} are still due").into());
         }
         scene.check_nothing_lost().await?;
+        // At rest all have the rooms that they wanted, with the people who made them.
+        let seats_seen_by_members = match still_due {
+            0 => {
+                scene.until_right(&belong, LOOK_EVERY).await?;
+                scene.check_witnesses(&belong).await?
+            }
+            _ => 0,
+        };
+        if still_due == 0 && self.people > 0 && seats_seen_by_members == 0 {
+            return Err("nobody who made an event sits in its room".into());
+        }
         Ok(DueFigures {
             due_events: all,
+            seats_seen_by_members,
             active_rooms: self.rooms,
             looks,
             seconds_to_rest,
@@ -107,20 +126,30 @@ impl Due {
         })
     }
 
-    async fn seed(self, store: &Store<DynamoTable>) -> Result<(), AnyError> {
+    /// Makes what is due; returns who belongs to the events that want a room.
+    async fn seed(
+        self,
+        store: &Store<DynamoTable>,
+        people: &[Address],
+    ) -> Result<BTreeMap<EventKey, BTreeSet<Address>>, AnyError> {
         let minted = u64::try_from(self.minted)?;
         let events = minted..minted + u64::try_from(self.events)?;
         let rooms = QUIET_FROM..QUIET_FROM + u64::try_from(self.rooms)?;
         let writes: Vec<Write> = events.map(due_event).chain(rooms.map(|id| room(id).write())).collect();
         let written = stream::iter(writes.chunks(TRANSACTION_WRITES_MAX)).map(Ok);
         written.try_for_each_concurrent(AT_ONCE, |writes| store.table().transact(writes)).await?;
-        let (mut chain, mut mints) = (Chain::default(), Vec::new());
+        let (mut chain, mut mints, mut belong) = (Chain::default(), Vec::new(), BTreeMap::new());
+        // Every other event is made by one of the people.
+        let mut makers = people.iter().cycle();
         for id in 0..minted {
-            mints.push(mint(&mut chain, id)?);
+            let maker = makers.next().filter(|_| id % 2 == 0).copied();
+            let event = Event::new(id, maker.unwrap_or_else(|| stranger(id)));
+            mints.push(mint(&mut chain, &event)?);
+            belong.insert(event.key(), BTreeSet::from([event.creator]));
         }
         let recorded = stream::iter(mints).map(|fact| async move { store.record(&[fact]).await.due.len() });
         let due: usize = recorded.buffer_unordered(AT_ONCE).collect::<Vec<_>>().await.into_iter().sum();
-        if due == self.minted { Ok(()) } else { Err(format!("{due} mints were recorded").into()) }
+        if due == self.minted { Ok(belong) } else { Err(format!("{due} mints were recorded").into()) }
     }
 }
 
@@ -154,11 +183,15 @@ fn room(id: u64) -> RoomRecord {
     }
 }
 
-fn mint(chain: &mut Chain, id: u64) -> Result<Fact, AnyError> {
+/// Somebody without an inbox.
+fn stranger(id: u64) -> Address {
+    Address::from_word(keccak256(format!("creator {id}")))
+}
+
+fn mint(chain: &mut Chain, event: &Event) -> Result<Fact, AnyError> {
     let chains: Chains =
         serde_json::from_value(json!({ CHAIN.to_string(): { "trust": "queue", "factories": [FACTORY] } }))?;
-    let creator = Address::from_word(keccak256(format!("creator {id}")));
-    let body = json!({ "chainId": CHAIN, "logs": chain.mint(&Event::new(id, creator)).logs }).to_string();
+    let body = json!({ "chainId": CHAIN, "logs": chain.mint(event).logs }).to_string();
     let fact = usher_chain::read(&body, &chains).into_iter().find_map(|reading| match reading {
         Reading::Fact(fact) => Some(fact),
         _ => None,

@@ -9,11 +9,12 @@ use alloy_primitives::Address;
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 use rand::{SeedableRng as _, rngs::StdRng, seq::SliceRandom as _};
 use serde::Serialize;
-use tokio::time::Instant;
+use tokio::{sync::Mutex, time::Instant};
 use usher_domain::EventKey;
 use usher_doorkeeper::RoomStatus;
 use usher_localnet::person::Person;
 use usher_store::{Owner, RoomState, Store, dynamo::DynamoTable};
+use usher_xmtp::GroupId;
 
 use super::{LogBook, VERBOSITY, per, story, within};
 use crate::{
@@ -26,6 +27,8 @@ use crate::{
 const COPIES: usize = 3;
 const QUEUES: [&str; 3] = ["mint", "purchase", "refund"];
 const AT_ONCE: usize = 16;
+/// So many of the people are asked what they see.
+const WITNESSES: usize = 4;
 /// Events of their own for those who are killed, beyond those of the season.
 const KILLED_FROM: u64 = 1_000_000;
 const KILLS_TRIED_MAX: u64 = 20;
@@ -60,6 +63,8 @@ pub struct FactsFigures {
     commits_per_fact: f64,
     read_units_per_fact: f64,
     write_units_per_fact: f64,
+    /// In how many rooms those of the people sit who were asked what they see.
+    seats_seen_by_members: usize,
     invocations: u64,
     longest_invocation_ms: u64,
 }
@@ -80,6 +85,8 @@ pub(super) struct Scene {
     store: Store<DynamoTable>,
     /// By their wallets.
     inboxes: BTreeMap<Address, String>,
+    /// Some of them, who say what they see.
+    witnesses: Mutex<Vec<Person>>,
 }
 
 impl Scene {
@@ -91,11 +98,13 @@ impl Scene {
         let register = |number: usize| async move {
             let mut key = [7; 32];
             key[24..].copy_from_slice(&u64::try_from(number)?.to_be_bytes());
-            let person = Person::register(&key, url).await?;
-            Ok::<_, AnyError>((person.address(), person.inbox()?.to_string()))
+            Ok::<_, AnyError>(Person::register(&key, url).await?)
         };
-        let inboxes = stream::iter(0..people).map(register).buffer_unordered(AT_ONCE).try_collect().await?;
-        Ok(Self { store: stack.store(), stack, book, inboxes })
+        let people: Vec<Person> = stream::iter(0..people).map(register).buffered(AT_ONCE).try_collect().await?;
+        let inboxes = people.iter().map(|person| Ok((person.address(), person.inbox()?.to_string())));
+        let inboxes = inboxes.collect::<Result<_, AnyError>>()?;
+        let witnesses = Mutex::new(people.into_iter().take(WITNESSES).collect());
+        Ok(Self { store: stack.store(), stack, book, inboxes, witnesses })
     }
 
     pub(super) fn people(&self) -> Vec<Address> {
@@ -133,6 +142,42 @@ impl Scene {
         let looked: Vec<(EventKey, bool)> =
             looked.buffered(AT_ONCE).try_collect::<Vec<_>>().await.map_err(|e: AnyError| e)?;
         Ok(looked.into_iter().filter(|(_, right)| !right).map(|(event, _)| event).collect())
+    }
+
+    /// What some of the people see: they sit in the rooms of the events that they belong to, with exactly those who belong
+    /// there, and in no other any more. Returns in how many rooms they sit.
+    pub(super) async fn check_witnesses(
+        &self,
+        belong: &BTreeMap<EventKey, BTreeSet<Address>>,
+    ) -> Result<usize, AnyError> {
+        let mut witnesses = self.witnesses.lock().await;
+        for witness in witnesses.iter_mut() {
+            witness.sync().await?;
+        }
+        let mut seats = 0;
+        for (event, belong) in belong {
+            let record = self.store.event(event).await?.ok_or("it is known")?;
+            let [room] = &record.rooms[..] else { return Err(format!("{event} has not one room").into()) };
+            let wanted = self.inboxes.iter().filter(|(wallet, _)| belong.contains(*wallet)).map(|(_, inbox)| inbox);
+            let wanted: BTreeSet<&str> = wanted.map(String::as_str).chain([&*self.stack.ready.inbox_id]).collect();
+            for witness in witnesses.iter() {
+                let group = witness.group(GroupId(room.group.0)).ok().filter(|group| group.lost().is_none());
+                let seen: Option<BTreeSet<String>> =
+                    group.map(|group| group.members().keys().map(ToString::to_string).collect());
+                let is_right = match &seen {
+                    Some(seen) => {
+                        belong.contains(&witness.address())
+                            && seen.iter().map(String::as_str).eq(wanted.iter().copied())
+                    }
+                    None => !belong.contains(&witness.address()),
+                };
+                if !is_right {
+                    return Err(format!("{event}: {} sees {seen:?} instead of {wanted:?}", witness.address()).into());
+                }
+                seats += usize::from(seen.is_some());
+            }
+        }
+        Ok(seats)
     }
 
     /// The commits of all events' rooms: each moves its room by one epoch.
@@ -230,6 +275,10 @@ impl Facts {
 
         scene.check_ledger(&story.belong).await?;
         scene.check_nothing_lost().await?;
+        let seats_seen_by_members = scene.check_witnesses(&story.belong).await?;
+        if seats_seen_by_members == 0 {
+            return Err("nobody who sees anything sits anywhere".into());
+        }
         let figures = scene.book.figures();
         figures.check_invocations()?;
         let commits = scene.commits(story.belong.keys()).await?;
@@ -246,6 +295,7 @@ impl Facts {
             commits_per_fact: per(commits, self.facts),
             read_units_per_fact: figures.read_units / facts,
             write_units_per_fact: figures.write_units / facts,
+            seats_seen_by_members,
             invocations: figures.invocations,
             longest_invocation_ms: figures.longest_invocation_ms,
         })

@@ -20,6 +20,8 @@ use crate::{
 /// A call under way when the first was refused, or made before its process heard of it, may be refused as well.
 const HEARD: Duration = Duration::from_secs(3);
 const QUEUES: [&str; 3] = ["mint", "purchase", "refund"];
+/// With fewer it says little.
+const PROCESSES_MIN: usize = 10;
 
 /// What is bought, and what the node takes.
 #[derive(Debug, Clone)]
@@ -46,6 +48,8 @@ pub struct LimiterFigures {
     people: usize,
     rate_limits: String,
     seconds_to_rooms: f64,
+    /// How many processes of functions took part.
+    processes: usize,
     /// The first, and those that were under way.
     refusals_at_first: usize,
     refusals_later: usize,
@@ -92,6 +96,8 @@ impl Limiter {
         scene.until_right(&belong, self.patience).await?;
         let seconds_to_rooms = began.elapsed().as_secs_f64();
         scene.until_handled(self.patience).await?;
+        // Each stays for the next invocation.
+        let processes = scene.stack.processes()?;
 
         scene.check_nothing_lost().await?;
         let figures = scene.book.figures();
@@ -99,13 +105,18 @@ impl Limiter {
         let at_first = |refused: &&Instant| figures.refusals.first().is_some_and(|first| **refused - *first <= HEARD);
         let refusals_at_first = figures.refusals.iter().filter(at_first).count();
         let refusals_later = figures.refusals.len() - refusals_at_first;
-        if refusals_later > 0 {
-            return Err(format!("{refusals_later} calls were refused after the first").into());
+        if refusals_at_first == 0 || refusals_later > 0 {
+            return Err(format!("{refusals_at_first} calls were refused at first, {refusals_later} after it").into());
         }
+        if processes < PROCESSES_MIN {
+            return Err(format!("{processes} processes took part").into());
+        }
+        scene.check_witnesses(&belong).await?;
         Ok(LimiterFigures {
             purchases: self.purchases,
             people: self.people,
             rate_limits: self.rate_limits,
+            processes,
             seconds_to_rooms,
             refusals_at_first,
             refusals_later,

@@ -17,7 +17,7 @@ fn nested(name: &str) -> Template {
     let passed: Vec<_> = passed.iter().map(|(name, value)| (name.as_str(), value.as_str().unwrap())).collect();
     let nested = Template::read(&read(stack["TemplateURL"].as_str().unwrap()), &passed);
     let names: BTreeSet<_> = passed.iter().map(|(name, _)| (*name).to_owned()).collect();
-    assert_eq!(&names, nested.parameters(), "{name}: every parameter is passed");
+    assert_eq!(names, nested.parameters(), "{name}: every parameter is passed");
     nested
 }
 
@@ -134,4 +134,30 @@ fn the_dashboard_is_passed_what_it_shows() {
     let body = dashboard.properties("Dashboard")["DashboardBody"].as_str().unwrap().to_owned();
     let body: Value = serde_json::from_str(&body).unwrap_or_else(|error| panic!("{error} in {body}"));
     assert!(!each(&body["widgets"]).is_empty());
+}
+
+/// Nobody is forgotten: a metric of one function or one queue is shown of all of their kind.
+#[test]
+fn the_dashboard_shows_all_functions_and_all_queues_alike() {
+    let (outer, dashboard) = (template(&[]), nested("Dashboard"));
+    let functions: BTreeSet<_> = outer.functions().into_keys().map(str::to_owned).collect();
+    let (live, dead): (Vec<_>, Vec<_>) =
+        outer.all("AWS::SQS::Queue").partition(|(_, queue)| !queue["Properties"]["RedrivePolicy"].is_null());
+    let names = |queues: Vec<(&str, &Value)>| queues.iter().map(|(name, _)| format!("{name}.QueueName")).collect();
+    let kinds: [BTreeSet<String>; 3] = [functions, names(live), names(dead)];
+    let body: Value =
+        serde_json::from_str(dashboard.properties("Dashboard")["DashboardBody"].as_str().unwrap()).unwrap();
+    let mut shown: BTreeMap<(String, usize), BTreeSet<String>> = BTreeMap::new();
+    for metric in each(&body["widgets"]).iter().flat_map(|widget| each(&widget["properties"]["metrics"])) {
+        let words: Vec<_> = each(metric).iter().filter_map(Value::as_str).collect();
+        for (kind, name) in words.iter().filter_map(|word| {
+            kinds.iter().position(|names| names.contains(*word)).map(|kind| (kind, (*word).to_owned()))
+        }) {
+            shown.entry((format!("{} {}", words[0], words[1]), kind)).or_default().insert(name);
+        }
+    }
+    assert!(shown.keys().any(|(metric, _)| metric == "usher RequestUnits") && shown.len() >= 6, "{shown:?}");
+    for ((metric, kind), names) in shown {
+        assert_eq!(names, kinds[kind], "{metric}");
+    }
 }

@@ -1,7 +1,7 @@
 //! What `template.yaml` describes, on this machine: its functions with its environment, its queues and its triggers.
 //! Names are the template's logical names, so that what is recorded can be compared with its policies.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, process::Output, sync::Arc, time::Duration};
 
 use aws_config::{BehaviorVersion, Region, SdkConfig};
 use aws_sdk_kms::config::{Credentials, SharedCredentialsProvider};
@@ -29,7 +29,9 @@ use crate::{document::Template, recorder::Recorder, template};
 /// The table's logical name, which is its name here.
 pub(crate) const TABLE: &str = "Table";
 /// Who sets up.
-const OPERATOR: &str = "OperatorRole";
+pub(crate) const OPERATOR: &str = "OperatorRole";
+/// What functions and commands say, if nobody asks for more.
+const VERBOSITY: &str = "info";
 const SWEEP_EVERY: Duration = Duration::from_secs(20);
 /// The longest a condition may take to come true, on a machine that does much else.
 const PATIENCE: Duration = Duration::from_secs(180);
@@ -40,6 +42,7 @@ pub(crate) struct Deployment {
     pub(crate) dynamodb: aws_sdk_dynamodb::Client,
     pub(crate) store: Store<DynamoTable>,
     pub(crate) xmtp_url: String,
+    verbosity: &'static str,
     queues: BTreeMap<String, String>,
     producer: aws_sdk_sqs::Client,
     operator: Usher,
@@ -61,7 +64,12 @@ fn sdk(recorder: &Recorder, who: &str) -> SdkConfig {
 impl Deployment {
     /// Everything is configured and nothing initialised.
     pub(crate) async fn start() -> Result<Self, AnyError> {
-        let xmtp = Node::start(NodeOptions::default()).await?;
+        Self::start_logged(VERBOSITY, &Logs::Stderr).await
+    }
+
+    /// The same, with everybody saying so much, the functions to there.
+    pub(crate) async fn start_logged(verbosity: &'static str, logs: &Logs) -> Result<Self, AnyError> {
+        let xmtp = Node::start(NodeOptions::on_free_ports()).await?;
         let (dynamodb, sqs) = (DynamoDb::start(0, None).await?, Sqs::start(0, None).await?);
         let recorder = Recorder::start(dynamodb.url(), sqs.url()).await;
         let template = template(&[("XmtpUrl", &xmtp.url())]);
@@ -79,12 +87,15 @@ impl Deployment {
         let chains = json!({ CHAIN.to_string(): { "trust": "queue", "factories": [FACTORY] } });
         let document = json!({ "version": 1, "chains": chains, "rate_limits": null }).to_string();
         operator.store().put_configuration(&document, None).await?;
-        let _triggers = triggers(&template, &queues, &recorder).await?;
+        let told = template.outputs().map(|(name, value)| (name, queues.get(value).map_or(value, String::as_str)));
+        recorder.put_out(told);
+        let _triggers = triggers(&template, &queues, &recorder, verbosity, logs).await?;
         Ok(Self {
             recorder,
             dynamodb: client,
             store: Store::new(table, Arc::new(Machine), Arc::new(Machine)),
             xmtp_url: xmtp.url(),
+            verbosity,
             queues,
             producer,
             _triggers,
@@ -97,6 +108,28 @@ impl Deployment {
     pub(crate) async fn init(&self) -> Result<(), AnyError> {
         let folder = TempDir::new()?;
         self.operator.init(&local_wallet(&folder.path().join("wallet.key"), &Machine)?).await?;
+        Ok(())
+    }
+
+    /// A command of the operator's, with the stack's name.
+    pub(crate) async fn usher(&self, arguments: &[&str]) -> Result<Output, AnyError> {
+        let mut usher = tokio::process::Command::new(binaries()?.join("usher"));
+        usher.env_clear().args(arguments).args(["--stack", "prod"]).kill_on_drop(true);
+        usher.env("AWS_ENDPOINT_URL", &self.recorder.url).env("AWS_REGION", REGION).env("RUST_LOG", self.verbosity);
+        usher.env("AWS_ACCESS_KEY_ID", OPERATOR).env("AWS_SECRET_ACCESS_KEY", "local");
+        Ok(usher.output().await?)
+    }
+
+    /// The same, which must succeed.
+    pub(crate) async fn operate(&self, arguments: &[&str]) -> Result<Output, AnyError> {
+        let output = self.usher(arguments).await?;
+        let said = String::from_utf8_lossy(&output.stderr);
+        if output.status.success() { Ok(output) } else { Err(format!("usher {arguments:?}: {said}").into()) }
+    }
+
+    /// Puts a message into a queue, which nobody has to take.
+    pub(crate) async fn leave(&self, queue: &str, body: &str) -> Result<(), AnyError> {
+        self.producer.send_message().queue_url(&self.queues[queue]).message_body(body).send().await?;
         Ok(())
     }
 
@@ -158,6 +191,8 @@ async fn triggers(
     template: &Template,
     queues: &BTreeMap<String, String>,
     recorder: &Recorder,
+    verbosity: &str,
+    logs: &Logs,
 ) -> Result<(Vec<SqsEventSource>, Vec<Schedule>), AnyError> {
     let lambda = Arc::new(RuntimeApi::start(0).await?);
     let (mut sources, mut schedules) = (Vec::new(), Vec::new());
@@ -167,6 +202,7 @@ async fn triggers(
             ("AWS_ENDPOINT_URL".to_owned(), recorder.url.clone()),
             ("AWS_ACCESS_KEY_ID".to_owned(), name.to_owned()),
             ("AWS_SECRET_ACCESS_KEY".to_owned(), "local".to_owned()),
+            ("RUST_LOG".to_owned(), verbosity.to_owned()),
         ]);
         let binary = &template.resources()[name]["Metadata"]["BuildProperties"]["Binary"];
         let config = FunctionConfig {
@@ -175,7 +211,7 @@ async fn triggers(
             env: env.into_iter().collect(),
             timeout: Duration::from_secs(properties["Timeout"].as_u64().ok_or("a function has a timeout")?),
             concurrency: 2,
-            logs: Logs::Stderr,
+            logs: logs.clone(),
         };
         let function = Arc::new(Function::new(lambda.clone(), config));
         for event in properties["Events"].as_object().into_iter().flatten().map(|(_, event)| event) {

@@ -12,7 +12,7 @@ pub(crate) struct Template {
     resources: BTreeMap<String, Value>,
     outputs: BTreeMap<String, Value>,
     globals: Value,
-    parameters: BTreeSet<String>,
+    parameters: Map<String, Value>,
 }
 
 impl Template {
@@ -45,7 +45,7 @@ impl Template {
             resources: section("Resources"),
             outputs: section("Outputs"),
             globals: scope.evaluate(&raw["Globals"]),
-            parameters: declared.keys().cloned().collect(),
+            parameters: declared,
         }
     }
 
@@ -77,9 +77,21 @@ impl Template {
         &output["Value"]
     }
 
+    /// All outputs: their names and values.
+    pub(crate) fn outputs(&self) -> impl Iterator<Item = (&str, &str)> {
+        let value = |output: &Value| output["Value"].as_str().is_some();
+        let texts = self.outputs.iter().filter(move |(_, output)| value(output));
+        texts.map(|(name, output)| (name.as_str(), output["Value"].as_str().unwrap_or_default()))
+    }
+
     /// The names of its parameters.
-    pub(crate) fn parameters(&self) -> &BTreeSet<String> {
-        &self.parameters
+    pub(crate) fn parameters(&self) -> BTreeSet<String> {
+        self.parameters.keys().cloned().collect()
+    }
+
+    /// What a parameter may be.
+    pub(crate) fn allowed_values(&self, parameter: &str) -> Vec<&str> {
+        texts(&self.parameters[parameter]["AllowedValues"])
     }
 }
 

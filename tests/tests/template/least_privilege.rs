@@ -1,4 +1,4 @@
-//! What the functions may do is what they do, in a run of everything that they are for.
+//! What the functions and the operator may do is what they do, in a run of everything that they are for.
 
 use std::collections::BTreeSet;
 
@@ -16,8 +16,9 @@ use usher_xmtp::{
 };
 
 use crate::{
-    deployment::{Deployment, TABLE},
+    deployment::{Deployment, OPERATOR, TABLE},
     document::{Template, each, texts},
+    file,
     recorder::Permission,
     template,
 };
@@ -142,11 +143,60 @@ async fn the_functions_may_do_what_they_do_and_no_more() -> Result<(), AnyError>
     let used = deployment.until("all is used", async || Ok(unused().is_empty())).await;
     assert!(used.is_ok(), "granted and not used: {:#?}", unused());
     let (by_operator, by_functions): (BTreeSet<_>, _) =
-        deployment.recorder.done().into_iter().partition(|it| it.who == "OperatorRole");
+        deployment.recorder.done().into_iter().partition(|it| it.who == OPERATOR);
     assert_eq!(by_functions, granted_to_functions, "used and not granted");
-    let granted_to_operator = granted(&template, "OperatorRole", "OperatorRole");
+    let granted_to_operator = granted(&template, OPERATOR, OPERATOR);
     assert!(by_operator.is_subset(&granted_to_operator), "{by_operator:#?}");
     only_what_waits_expires(&deployment).await
+}
+
+/// A sample of `events/logs/`.
+fn sample(name: &str) -> String {
+    file(&format!("events/logs/{name}")).to_string_lossy().into_owned()
+}
+
+#[tokio::test]
+async fn the_operator_may_do_what_the_commands_do_and_no_more() -> Result<(), AnyError> {
+    let deployment = Deployment::start().await?;
+    let config = file("docs/config.sample.json").to_string_lossy().into_owned();
+    deployment.operate(&["init", "--config", &config]).await?;
+    for name in ["01-mint.json", "02-purchase-alice.json", "07-refund-alice.json", "12-malformed.json"] {
+        deployment.operate(&["send", &sample(name)]).await?;
+    }
+    let event = "31337:0x5fbdb2315678afecb367f032d93f642f64180aa3:0".parse()?;
+    deployment
+        .until("there is a room, and something parked", async || {
+            let rooms = deployment.store.event(&event).await?.map(|event| event.rooms).unwrap_or_default();
+            Ok(!rooms.is_empty() && deployment.store.parked_count(1).await? > 0)
+        })
+        .await?;
+    for queue in template(&[]).all("AWS::SQS::Queue").map(|(name, _)| name.to_owned()) {
+        if queue.ends_with("DeadLetters") {
+            deployment.leave(&queue, "{}").await?;
+        }
+    }
+    for command in [
+        &["redrive"][..],
+        &["config", "get"],
+        &["config", "put", config.as_str()],
+        &["parked", "list"],
+        &["parked", "drop", "--all"],
+        &["rooms"],
+        &["recover", "--begin"],
+        &["recover"],
+    ] {
+        deployment.operate(command).await?;
+    }
+    // These queues were not made by CloudFormation, and the doctor says so.
+    let looked = deployment.usher(&["doctor", "--json"]).await?;
+    assert!(String::from_utf8_lossy(&looked.stdout).contains("wallet key"), "{looked:?}");
+
+    let done: BTreeSet<_> = deployment.recorder.done().into_iter().filter(|it| it.who == OPERATOR).collect();
+    let granted = granted(&template(&[]), OPERATOR, OPERATOR);
+    let unused: Vec<_> = granted.difference(&done).collect();
+    let refused: Vec<_> = done.difference(&granted).collect();
+    assert!(unused.is_empty() && refused.is_empty(), "granted and not used: {unused:#?}; not granted: {refused:#?}");
+    Ok(())
 }
 
 /// The ledger, the outbox, leases and chunks are there until usher deletes them.

@@ -5,6 +5,7 @@
 
 mod alarms;
 mod deployment;
+mod disclosure;
 mod document;
 mod keys;
 mod least_privilege;

@@ -4,7 +4,10 @@ use std::collections::BTreeSet;
 
 use serde_json::Value;
 
-use crate::{document::texts, read, template};
+use crate::{
+    document::{Template, texts},
+    file, read, template,
+};
 
 #[test]
 fn a_function_is_what_lambda_runs_and_its_binary_is_a_package() {
@@ -48,20 +51,27 @@ fn no_concurrency_is_reserved() {
 /// A resource with a star in it says why on its own line. Only a denial is about everybody or every action.
 #[test]
 fn no_star_without_a_reason() {
-    let text = read("template.yaml");
     let mut starred = 0;
-    for (number, line) in text.lines().enumerate() {
-        let (value, reason) = line.split_once('#').map_or((line, ""), |(value, reason)| (value, reason.trim()));
-        if value.contains("*") && !["Principal:", "Action:", "AllowedPattern:"].iter().any(|key| value.contains(key)) {
-            assert!(reason.len() >= 6, "line {}: {line}", number + 1);
-            starred += 1;
+    for file in templates() {
+        for (number, line) in read(&file).lines().enumerate() {
+            let (value, reason) = line.split_once('#').map_or((line, ""), |(value, reason)| (value, reason.trim()));
+            if value.contains("*")
+                && !["Principal:", "Action:", "AllowedPattern:"].iter().any(|key| value.contains(key))
+            {
+                assert!(reason.len() >= 6, "{file}, line {}: {line}", number + 1);
+                starred += 1;
+            }
         }
     }
     assert!(starred > 0, "the rule has something to look at");
-    let template = template(&[("ProducerArns", "arn:aws:iam::111122223333:role/indexer")]);
-    let mut policies = 0;
-    visit(&serde_json::json!(template.resources()), &mut |statement| {
+    let producers = template(&[("ProducerArns", "arn:aws:iam::111122223333:role/indexer")]);
+    let nested = templates().into_iter().skip(1).map(|file| Template::read(&read(&file), &[]));
+    let all: Vec<_> = std::iter::once(producers).chain(nested).collect();
+    let resources: Vec<_> = all.iter().map(Template::resources).collect();
+    let (mut policies, mut topics) = (0, 0);
+    visit(&serde_json::json!(resources), &mut |statement| {
         policies += 1;
+        topics += usize::from(texts(&statement["Action"]) == ["sns:Publish"]);
         for key in ["NotAction", "NotResource", "NotPrincipal"] {
             assert!(statement[key].is_null(), "{key} grants what nobody has thought of: {statement}");
         }
@@ -70,7 +80,38 @@ fn no_star_without_a_reason() {
             assert!(!statement["Principal"].to_string().contains('*'), "{statement}");
         }
     });
-    assert!(policies > 20, "{policies} statements");
+    assert!(policies > 20 && topics > 0, "{policies} statements, {topics} of the nested templates");
+}
+
+/// Where a function is sent is what it takes that for: `init` binds a deployment to that name.
+#[test]
+fn each_network_is_the_one_that_its_node_is_taken_for() {
+    let networks = template(&[]);
+    let networks = networks.allowed_values("XmtpNetwork");
+    assert!(networks.contains(&"production") && networks.contains(&"dev"), "{networks:?}");
+    for network in networks {
+        let template = template(&[("XmtpNetwork", network)]);
+        for (function, properties) in template.functions() {
+            let url = properties["Environment"]["Variables"]["USHER_XMTP_URL"].as_str().unwrap();
+            assert_eq!(usher_lambda::network_name(url), network, "{function}: {url}");
+            assert_eq!(template.output("XmtpUrl"), url);
+        }
+        assert_eq!(template.output("XmtpNetwork"), network);
+    }
+}
+
+/// `template.yaml`, and then what it nests.
+fn templates() -> Vec<String> {
+    let mut nested: Vec<_> = std::fs::read_dir(file("infra"))
+        .unwrap()
+        .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
+        .filter(|name| name.ends_with(".yaml"))
+        .map(|name| format!("infra/{name}"))
+        .collect();
+    nested.sort();
+    assert!(nested.len() >= 2, "{nested:?}");
+    nested.insert(0, "template.yaml".to_owned());
+    nested
 }
 
 /// Shows every policy statement in it.
@@ -91,10 +132,26 @@ fn visit(value: &Value, look: &mut impl FnMut(&Value)) {
 #[test]
 fn the_release_profile_unwinds_and_leaves_the_rest_to_cargo_lambda() {
     let manifest = read("Cargo.toml");
-    let profiles: Vec<_> = manifest.split("\n[").filter(|section| section.starts_with("profile.release")).collect();
-    let [release] = profiles[..] else { panic!("one release profile: {profiles:?}") };
-    let settings: Vec<_> = release.lines().skip(1).filter(|line| !line.is_empty() && !line.starts_with('#')).collect();
-    assert_eq!(settings, ["panic = \"unwind\""]);
+    let sections = manifest.split("\n[").filter_map(|section| section.strip_prefix("profile.release"));
+    let sections: Vec<_> = sections.filter_map(|section| section.split_once("]\n")).collect();
+    let settings = |text: &str| -> Vec<String> {
+        text.lines().filter(|line| !line.is_empty() && !line.starts_with('#')).map(str::to_owned).collect()
+    };
+    let [release] = sections.iter().filter(|(of, _)| of.is_empty()).collect::<Vec<_>>()[..] else {
+        panic!("one release profile: {sections:?}")
+    };
+    assert_eq!(settings(release.1), ["panic = \"unwind\""]);
+    // What no function is made of may be compiled as is best for tests.
+    let shared =
+        ["chain", "domain", "doorkeeper", "lambda", "store", "xmtp"].map(|it| format!("shared/{it}/Cargo.toml"));
+    for (of, text) in sections.iter().filter(|(of, _)| !of.is_empty()) {
+        let package = of.strip_prefix(".package.").unwrap_or_else(|| panic!("of one package: {of}"));
+        assert!(settings(text).iter().all(|setting| setting.starts_with("opt-level = ")), "{package}: {text}");
+        for manifest in &shared {
+            let is_named = |line: &str| line.split(['.', ' ', '=']).next() == Some(package);
+            assert!(!read(manifest).lines().any(is_named), "{manifest} makes functions of {package}");
+        }
+    }
 }
 
 #[test]

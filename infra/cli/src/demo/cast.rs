@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use alloy_primitives::{Address, hex, keccak256};
 use usher_localnet::person::Person;
-use usher_xmtp::GroupId;
+use usher_xmtp::{GroupId, identity::InboxId};
 
 use super::deployment::Deployment;
 use crate::Failure;
@@ -70,8 +70,23 @@ impl Cast {
         self.people.get_mut(&who).expect("everybody was gathered")
     }
 
-    pub(super) fn address(&self, who: Who) -> Address {
-        self.people[&who].address()
+    pub(super) fn inbox(&self, who: Who) -> Result<InboxId, Failure> {
+        Ok(self.people[&who].inbox()?)
+    }
+
+    /// Whether a person's own client says that he is admin of his rooms, and that there is one.
+    pub(super) fn is_admin(&self, who: Who) -> Result<bool, Failure> {
+        let (person, inbox) = (&self.people[&who], self.inbox(who)?);
+        let rooms = person.groups().map(|room| Ok(person.group(room)?.metadata().admins.contains(&inbox)));
+        let rooms = rooms.collect::<Result<Vec<bool>, Failure>>()?;
+        Ok(!rooms.is_empty() && rooms.into_iter().all(|is_admin| is_admin))
+    }
+
+    /// Who is in a room and has not read what somebody else said.
+    pub(super) fn deaf_to(&self, speaker: Who, text: &str) -> Vec<Who> {
+        let others = self.people().filter(|(who, _)| *who != speaker);
+        let seated = others.filter(|(_, person)| person.groups().any(|room| is_in(person, room)));
+        seated.filter(|(_, person)| !has_read(person, text)).map(|(who, _)| who).collect()
     }
 
     /// Ticket ids and wallets of the buyers that the samples do not tell of.
@@ -129,4 +144,9 @@ impl Cast {
 /// Whether a person's client counts itself as a member.
 pub(super) fn is_in(person: &Person, room: GroupId) -> bool {
     person.group(room).is_ok_and(|group| group.lost().is_none())
+}
+
+/// Whether a person's client has read this text.
+pub(super) fn has_read(person: &Person, text: &str) -> bool {
+    person.groups().any(|room| person.texts(room).iter().any(|read| read == text))
 }

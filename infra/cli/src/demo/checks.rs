@@ -7,9 +7,10 @@ use serde::Serialize;
 use usher_localnet::person::Person;
 
 use super::{
-    LAST_WORDS,
-    cast::{Cast, Who, is_in},
+    LAST_WORDS, MALFORMED,
+    cast::{Cast, Who, has_read, is_in},
     deployment::Deployment,
+    witness::Invocations,
 };
 use crate::Failure;
 
@@ -30,8 +31,7 @@ impl Checks {
     pub(super) async fn look(deployment: &Deployment, cast: &mut Cast) -> Result<Self, Failure> {
         let rooms: BTreeSet<_> = cast.people().flat_map(|(_, person)| person.groups()).collect();
         let known = deployment.rooms().await?;
-        let last_words =
-            |person: &Person| person.groups().any(|room| person.texts(room).iter().any(|text| text == LAST_WORDS));
+        let last_words = |person: &Person| has_read(person, LAST_WORDS);
         let seated = |person: &Person| person.groups().any(|room| is_in(person, room));
         let of = |wanted: &dyn Fn(Who) -> bool, wrong: &dyn Fn(&Person) -> bool| -> Vec<String> {
             cast.people()
@@ -49,6 +49,7 @@ impl Checks {
                 overheard.push(format!("{who:?}"));
             }
         }
+        let parked = deployment.parked().await?;
         let deaf = |person: &Person| !seated(person) || !last_words(person);
         let checks = vec![
             Check {
@@ -61,15 +62,11 @@ impl Checks {
             nobody("seller, refunded, burned and reorganised are out", of(&gone, &|person| seated(person))),
             nobody("and blind to what follows, with all keys they ever had", overheard),
             nobody("the outsider was never in", of(&outsider, &|person| person.groups().next().is_some())),
-            Check {
-                check: "usher was rebuilt from DynamoDB",
-                passed: deployment.cold_starts() > 5,
-                detail: format!("{} cold starts, one installation", deployment.cold_starts()),
-            },
+            rebuilt(&deployment.invocations(), deployment.installations().await?),
             Check {
                 check: "junk is kept for a person to look at",
-                passed: deployment.parked().await? == 5,
-                detail: format!("{} parked", deployment.parked().await?),
+                passed: parked == MALFORMED,
+                detail: format!("{parked} parked"),
             },
         ];
         Ok(Self { checks })
@@ -95,7 +92,31 @@ impl Checks {
     }
 }
 
+/// Whoever worked on the room had read all it knew from the table just before, and none became an installation.
+fn rebuilt(Invocations { sent, opened, .. }: &Invocations, installations: usize) -> Check {
+    let plural = if installations == 1 { "" } else { "s" };
+    Check {
+        check: "usher was rebuilt from DynamoDB",
+        passed: *sent > 0 && opened == sent && installations == 1,
+        detail: format!("{opened} of {sent} times, {installations} installation{plural}"),
+    }
+}
+
 fn nobody(check: &'static str, wrong: Vec<String>) -> Check {
     let detail = if wrong.is_empty() { "everybody".to_owned() } else { format!("not so: {}", wrong.join(", ")) };
     Check { check, passed: wrong.is_empty(), detail }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_usher_that_registers_again_or_works_from_memory_was_not_rebuilt() {
+        let invocations = |sent, opened| Invocations { all: 9, sent, opened };
+        assert!(rebuilt(&invocations(7, 7), 1).passed);
+        assert!(!rebuilt(&invocations(7, 7), 2).passed);
+        assert!(!rebuilt(&invocations(7, 6), 1).passed);
+        assert!(!rebuilt(&invocations(0, 0), 1).passed, "nothing was seen");
+    }
 }

@@ -96,10 +96,13 @@ async fn account(deployment: &Deployment, machinery: &Machinery, id: Option<Depl
     };
     match usher.account().await {
         Ok(Some(account)) if account.is_registered() => Check::ok(name, format!("inbox {}", account.inbox())),
-        Ok(_) => Check::fail(name, "it is not made, or not to its end", INIT),
+        Ok(_) => match deployment.store().recovery().await {
+            Ok(None) => Check::fail(name, "it is not made, or not to its end", INIT),
+            _ => Check::fail(name, "its new installation is not registered yet: no room is touched", "`usher recover`"),
+        },
         Err(error) => {
-            let fix =
-                "give it the key that sealed it: ExistingDataKey of the stack, or the dev stack's --data-key-file";
+            let fix = "give it the key that sealed it: ExistingDataKey of the stack, or the dev stack's --data-key-file; \
+                       if that is gone, `usher recover --begin`";
             Check::fail(name, Chain(&error).to_string(), fix)
         }
     }

@@ -3,9 +3,10 @@
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 use usher_domain::{EventKey, ports::Clock as _};
 use usher_lambda::{Document, Machine, telemetry::Chain};
-use usher_store::{RoomState, Store, StoreError, Table};
+use usher_store::{Recovery, RoomRecord, RoomState, Store, StoreError, Table};
 
 use super::Check;
+use crate::stack::in_utc;
 
 /// Counted up to here.
 const MANY: usize = 10_000;
@@ -74,6 +75,8 @@ struct Sums {
     rooms: usize,
     /// Lost rooms that no other has taken the seats of.
     lost: usize,
+    /// Rooms that wait for a welcome.
+    awaiting: usize,
     waiting: usize,
 }
 
@@ -87,13 +90,28 @@ async fn events<T: Table>(store: &Store<T>) -> Result<Vec<Check>, StoreError> {
     let rooms = match sum(|sums| sums.lost) {
         0 => Check::ok("rooms", rooms),
         lost => {
-            let fix = "`usher rooms` tells why; the sweep makes a successor, `usher recover` tries to get a room back";
+            let fix = "`usher rooms` tells why; the sweep makes a successor: does it run?";
             Check::warn("rooms", format!("{rooms}, {lost} lost without a successor"), fix)
         }
     };
     let waiting =
         Check::ok("waiting", format!("{} wallets, for their first XMTP inbox or device", sum(|sums| sums.waiting)));
-    Ok(vec![rooms, waiting])
+    let recovery = recovery(store.recovery().await?.as_ref(), sum(|sums| sums.awaiting));
+    Ok(vec![rooms, recovery, waiting])
+}
+
+/// Whether usher's installation is being replaced, and whether rooms wait for that.
+fn recovery(recovery: Option<&Recovery>, awaiting: usize) -> Check {
+    let name = "recovery";
+    let rooms = format!("{awaiting} rooms wait until a member's client lets usher in again");
+    match (recovery, awaiting) {
+        (None, 0) => Check::ok(name, "none is under way"),
+        (None, _) => Check::warn(name, rooms, "`usher recover --begin`"),
+        (Some(recovery), _) => {
+            let seen = format!("under way since {}; {rooms}", in_utc(recovery.since_ms));
+            Check::warn(name, seen, "`usher recover` goes on with it, and with --give-up-after gives rooms up")
+        }
+    }
 }
 
 async fn of_event<T: Table>(store: &Store<T>, event: EventKey) -> Result<Sums, StoreError> {
@@ -101,26 +119,107 @@ async fn of_event<T: Table>(store: &Store<T>, event: EventKey) -> Result<Sums, S
     let succeeded = |group| record.rooms.iter().any(|room| room.succeeds == Some(group));
     let is_lost = |state: &RoomState| matches!(state, RoomState::Lost { .. });
     let lost = record.rooms.iter().filter(|room| is_lost(&room.state) && !succeeded(room.group)).count();
+    let is_awaiting = |room: &&RoomRecord| matches!(room.state, RoomState::AwaitingWelcome { .. });
+    let awaiting = record.rooms.iter().filter(is_awaiting).count();
     let rooms = record.rooms.iter().filter(|room| !is_lost(&room.state)).count();
     let waiting = match &record.minted {
         Some(minted) => store.standing(&minted.incarnation).await?.waiting.len(),
         None => 0,
     };
-    Ok(Sums { rooms, lost, waiting })
+    Ok(Sums { rooms, lost, awaiting, waiting })
 }
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
+    use std::collections::BTreeMap;
 
-    use usher_store::memory::MemoryTable;
+    use usher_domain::GroupId;
+    use usher_store::parked::ParkedId;
 
     use super::*;
-    use crate::doctor::Status;
+    use crate::{
+        doctor::Status,
+        testing::{MemoryStore, mint, store},
+    };
+
+    async fn write_room(store: &MemoryStore, event: &EventKey, number: u8, state: RoomState, succeeds: u8) {
+        let minted = store.event(event).await.unwrap().unwrap().minted.unwrap();
+        let room = RoomRecord {
+            number: number.into(),
+            group: GroupId([number; 16]),
+            incarnation: minted.incarnation,
+            state,
+            succeeds: (succeeds > 0).then_some(GroupId([succeeds; 16])),
+            seen: 0,
+            unexplained_removals: 0,
+            repaired_ms: BTreeMap::new(),
+            healing: None,
+            outbox_since_ms: None,
+        };
+        store.table().write(&room.write()).await.unwrap();
+    }
+
+    /// The checks by their names.
+    async fn looked(store: &MemoryStore) -> BTreeMap<String, (Status, String)> {
+        let checks = look(store).await;
+        for check in &checks {
+            assert_eq!(check.status == Status::Ok, check.fix.is_none(), "{check:?}");
+        }
+        checks.into_iter().map(|check| (check.check, (check.status, check.seen))).collect()
+    }
+
+    fn saw(checks: &BTreeMap<String, (Status, String)>, name: &str) -> (Status, String) {
+        checks.get(name).unwrap_or_else(|| panic!("{name} in {checks:?}")).clone()
+    }
+
+    #[tokio::test]
+    async fn work_that_nobody_did_is_a_warning() {
+        let fresh = store(OVERDUE_MS - 60_000);
+        mint(&fresh).await;
+        assert_eq!(saw(&looked(&fresh).await, "due"), (Status::Ok, "1 events".to_owned()));
+        let late = store(OVERDUE_MS + 60_000);
+        mint(&late).await;
+        let due = "1 events, 1 of them for more than 10 minutes".to_owned();
+        assert_eq!(saw(&looked(&late).await, "due"), (Status::Warn, due));
+    }
+
+    #[tokio::test]
+    async fn what_is_parked_is_a_warning() {
+        let store = store(0);
+        assert_eq!(saw(&looked(&store).await, "parked"), (Status::Ok, "nothing".to_owned()));
+        store.park(ParkedId::Body { digest: [1; 32].into() }, "it is no JSON", "{").await.unwrap();
+        assert_eq!(saw(&looked(&store).await, "parked"), (Status::Warn, "1".to_owned()));
+    }
+
+    #[tokio::test]
+    async fn a_lost_room_is_a_warning_until_it_has_a_successor() {
+        let store = store(0);
+        let event = mint(&store).await;
+        let lost = RoomState::Lost { reason: "rolled back".to_owned() };
+        write_room(&store, &event, 1, lost, 0).await;
+        let seen = "0 of 1 events, 1 lost without a successor".to_owned();
+        assert_eq!(saw(&looked(&store).await, "rooms"), (Status::Warn, seen));
+        write_room(&store, &event, 2, RoomState::Active, 1).await;
+        assert_eq!(saw(&looked(&store).await, "rooms"), (Status::Ok, "1 of 1 events".to_owned()));
+    }
+
+    #[tokio::test]
+    async fn a_room_that_waits_for_a_welcome_is_a_warning_and_so_is_a_recovery() {
+        let store = store(0);
+        let event = mint(&store).await;
+        assert_eq!(saw(&looked(&store).await, "recovery"), (Status::Ok, "none is under way".to_owned()));
+        write_room(&store, &event, 1, RoomState::AwaitingWelcome { since_ms: 1 }, 0).await;
+        let waits = "1 rooms wait until a member's client lets usher in again".to_owned();
+        assert_eq!(saw(&looked(&store).await, "recovery"), (Status::Warn, waits.clone()));
+        let recovery = Recovery { since_ms: 0, replaced: [].into() };
+        store.table().write(&recovery.begin()).await.unwrap();
+        let under_way = format!("under way since 1970-01-01T00:00:00Z; {waits}");
+        assert_eq!(saw(&looked(&store).await, "recovery"), (Status::Warn, under_way));
+    }
 
     #[tokio::test]
     async fn a_configuration_that_is_missing_or_spoilt_is_a_failure() {
-        let store = Store::new(Arc::new(MemoryTable::new()), Arc::new(Machine), Arc::new(Machine));
+        let store = store(0);
         assert_eq!(configuration(&store).await.unwrap().status, Status::Fail);
         store.put_configuration("{}", None).await.unwrap();
         let spoilt = configuration(&store).await.unwrap();

@@ -1,7 +1,7 @@
 //! XMTP: whether the node answers, whether it is the right one, and what is left of usher's inbox.
 
 use alloy_primitives::Address;
-use usher_lambda::{InboxUsage, network_name, telemetry::Chain};
+use usher_lambda::{InboxUsage, Place, network_name, telemetry::Chain};
 use usher_xmtp::{IDENTITY_UPDATES_MAX, INSTALLATIONS_MAX, V3, network::Network as _};
 
 use super::Check;
@@ -38,15 +38,30 @@ pub(super) async fn look(deployment: &Deployment, machinery: &Machinery) -> Vec<
     checks
 }
 
-/// Whether it is the network that the deployment's rooms are on.
-async fn bound(deployment: &Deployment, url: &str) -> Option<Check> {
-    let (bound, told) = (deployment.store().network().await.ok()??, network_name(url));
-    Some(if bound == told {
-        Check::ok("network", bound)
+/// Whether network and table are those that the deployment's rooms belong to.
+async fn bound(deployment: &Deployment, url: &str) -> Vec<Check> {
+    let Ok(Some(bound)) = deployment.store().place().await else { return Vec::new() };
+    let told = Place { network: network_name(url), table: deployment.table_name().to_owned() };
+    placed(bound, &told)
+}
+
+fn placed(bound: Place, told: &Place) -> Vec<Check> {
+    let mut checks = Vec::new();
+    checks.push(if bound.network == told.network {
+        Check::ok("network", bound.network)
     } else {
-        let seen = format!("the deployment was initialised for {bound}, and this is {told}: no room is touched");
+        let seen = format!(
+            "the deployment was initialised for {}, and this is {}: no room is touched",
+            bound.network, told.network
+        );
         Check::fail("network", seen, "give the stack the network it had; another network is another stage")
-    })
+    });
+    if bound.table != told.table {
+        let seen = format!("it is {}, and the deployment's is {}: no room is touched", told.table, bound.table);
+        let fix = "if it was restored from a backup, `usher recover --begin`: what it knows of rooms is old";
+        checks.push(Check::fail("restored table", seen, fix));
+    }
+    checks
 }
 
 fn left(usage: InboxUsage) -> Check {
@@ -64,6 +79,22 @@ fn left(usage: InboxUsage) -> Check {
 mod tests {
     use super::*;
     use crate::doctor::Status;
+
+    #[test]
+    fn a_deployment_that_is_elsewhere_is_told_what_to_do() {
+        let place = |network: &str, table: &str| Place { network: network.to_owned(), table: table.to_owned() };
+        let looked = |bound, told| {
+            let checks = placed(bound, &told).into_iter();
+            checks.map(|check| (check.check, check.status, check.fix.unwrap_or_default())).collect::<Vec<_>>()
+        };
+        let [(_, status, _)] = &looked(place("dev", "one"), place("dev", "one"))[..] else { panic!("one check") };
+        assert_eq!(*status, Status::Ok);
+        let [(_, network, _), (name, table, fix)] = &looked(place("dev", "one"), place("local", "two"))[..] else {
+            panic!("two checks")
+        };
+        assert_eq!((*network, *table, &**name), (Status::Fail, Status::Fail, "restored table"));
+        assert!(fix.contains("`usher recover --begin`"), "{fix}");
+    }
 
     #[test]
     fn an_inbox_that_is_nearly_used_up_is_told_in_time() {

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use aws_lambda_events::event::sqs::SqsEvent;
 use usher_domain::ChainId;
-use usher_store::memory::MemoryTable;
+use usher_store::{Place, memory::MemoryTable};
 use usher_xmtp::V3;
 
 use super::*;
@@ -96,18 +96,39 @@ async fn a_configuration_that_cannot_be_used_is_used_by_nobody() {
     assert!(matches!(error, SettingsError::Unusable { revision: 2, .. }), "{error}");
 }
 
+fn place(network: &str, table: &str) -> Place {
+    Place { network: network.to_owned(), table: table.to_owned() }
+}
+
+/// Its room states are of another time: nothing may be committed from them before an operator has said so.
+#[tokio::test]
+async fn in_a_restored_table_no_room_is_touched() {
+    let (folder, table, usher) = rig();
+    usher.store().put_configuration(DOCUMENT, None).await.unwrap();
+    usher.store().init_deployment().await.unwrap();
+    usher.store().bind(&place("dev", "usher")).await.unwrap();
+    let restored = self::usher(&folder, &table).at(place("dev", "usher-restored"));
+    let error = restored.doorkeeper().await.err().unwrap();
+    assert!(error.to_string().contains("`usher recover --begin`"), "{error}");
+    let wallet = crate::local_wallet(&folder.path().join("wallet.key"), &Machine).unwrap();
+    let error = restored.init(&wallet).await.unwrap_err();
+    assert!(matches!(error, crate::SetUpError::Open(OpenError::OtherTable { .. })), "{error}");
+    usher.store().table().write(&place("dev", "usher-restored").adopt_table()).await.unwrap();
+    assert!(restored.doorkeeper().await.unwrap().is_some());
+}
+
 #[tokio::test]
 async fn on_another_network_no_room_is_touched() {
     let (folder, table, usher) = rig();
     usher.store().put_configuration(DOCUMENT, None).await.unwrap();
     usher.store().init_deployment().await.unwrap();
-    usher.store().bind_network("dev").await.unwrap();
+    usher.store().bind(&place("dev", "usher")).await.unwrap();
     assert!(usher.doorkeeper().await.unwrap().is_some(), "an usher that is not told where it is cannot know");
-    let usher = self::usher(&folder, &table).on_network("production");
+    let usher = self::usher(&folder, &table).at(place("production", "usher"));
     let error = usher.doorkeeper().await.err().unwrap();
     assert_eq!(error.to_string(), "the deployment was initialised for XMTP network dev, and this is production");
     let wallet = crate::local_wallet(&folder.path().join("wallet.key"), &Machine).unwrap();
     let error = usher.init(&wallet).await.unwrap_err();
-    assert!(matches!(error, crate::SetUpError::OtherNetwork { .. }), "{error}");
-    assert!(self::usher(&folder, &table).on_network("dev").doorkeeper().await.unwrap().is_some());
+    assert!(matches!(error, crate::SetUpError::Open(OpenError::OtherNetwork { .. })), "{error}");
+    assert!(self::usher(&folder, &table).at(place("dev", "usher")).doorkeeper().await.unwrap().is_some());
 }

@@ -1,7 +1,7 @@
 //! The configuration's document, and the network that a deployment is bound to.
 
 use usher_store::{
-    Store,
+    Place, Store,
     configuration::{Put, StoredConfiguration},
 };
 
@@ -24,17 +24,24 @@ async fn a_document_is_replaced_by_whoever_saw_the_one_before() {
     .await;
 }
 
+fn place(network: &str) -> Place {
+    Place { network: network.to_owned(), table: "usher".to_owned() }
+}
+
 #[tokio::test]
-async fn a_deployment_is_bound_to_the_first_network() {
+async fn a_deployment_is_bound_to_the_first_place() {
     on_each(|table| async move {
         let store = Store::new(table, TestClock::at(NOW_MS), Seeded::new(1));
-        assert!(store.bind_network("dev").await.is_err(), "there is no deployment yet");
-        assert_eq!(store.network().await.unwrap(), None);
+        assert!(store.bind(&place("dev")).await.is_err(), "there is no deployment yet");
+        assert_eq!(store.place().await.unwrap(), None);
         let id = store.init_deployment().await.unwrap();
-        assert_eq!(store.network().await.unwrap(), None);
-        assert_eq!(store.bind_network("dev").await.unwrap(), "dev");
-        assert_eq!(store.bind_network("production").await.unwrap(), "dev");
-        assert_eq!(store.network().await.unwrap().as_deref(), Some("dev"));
+        assert_eq!(store.place().await.unwrap(), None);
+        assert_eq!(store.bind(&place("dev")).await.unwrap(), place("dev"));
+        assert_eq!(store.bind(&place("production")).await.unwrap(), place("dev"));
+        assert_eq!(store.place().await.unwrap(), Some(place("dev")));
+        let restored = Place { table: "restored".to_owned(), ..place("dev") };
+        store.table().write(&restored.adopt_table()).await.unwrap();
+        assert_eq!(store.bind(&place("dev")).await.unwrap(), restored);
         assert_eq!(store.deployment().await.unwrap(), Some(id), "the id stays");
     })
     .await;

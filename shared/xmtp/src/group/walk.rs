@@ -184,6 +184,13 @@ impl Group {
         Ok(())
     }
 
+    /// Whether a message of a log is framed as a commit that leads to the group's epoch.
+    pub fn begins_with(&self, data: &[u8]) -> bool {
+        self.parse(data).is_some_and(|message| {
+            message.content_type() == ContentType::Commit && message.epoch().as_u64() + 1 == self.epoch()
+        })
+    }
+
     fn parse(&self, data: &[u8]) -> Option<PrivateMessageIn> {
         let message = MlsMessageIn::tls_deserialize_exact(data).ok()?;
         match message.extract() {

@@ -1,118 +1,18 @@
-//! The command as its users run it. The functions are stand-ins that fail, so messages stay where they were put.
+//! The command as its users run it.
 
 #![expect(clippy::unwrap_used, reason = "a helper that panics fails its test")]
 
-use std::{
-    fs::{self, OpenOptions},
-    io::{BufRead as _, BufReader, Write as _},
-    os::unix::fs::OpenOptionsExt as _,
-    path::{Path, PathBuf},
-    process::{Child, Command, Output, Stdio},
-    sync::Arc,
-};
+mod live;
+mod many_logs;
+mod support;
 
-use aws_sdk_sqs::types::QueueAttributeName as Attribute;
+use std::{fs, path::Path};
+
 use serde_json::{Value, json};
-use usher_lambda::Machine;
-use usher_localnet::aws::{dynamodb_client, sqs_client};
-use usher_store::{Store, dynamo::DynamoTable, parked::ParkedId};
+use usher_localnet::aws::sqs_client;
+use usher_store::parked::ParkedId;
 
-fn usher() -> Command {
-    let mut usher = Command::new(env!("CARGO_BIN_EXE_usher"));
-    for (name, _) in std::env::vars_os().filter(|(name, _)| {
-        let name = name.to_string_lossy();
-        name.starts_with("USHER_") || name.starts_with("AWS_")
-    }) {
-        usher.env_remove(name);
-    }
-    usher
-}
-
-fn sample(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../events").join(name)
-}
-
-fn failing_functions(folder: &Path) {
-    for name in ["usher-mint", "usher-purchase", "usher-refund", "usher-sweep"] {
-        let mut file = OpenOptions::new().create(true).truncate(true).write(true).mode(0o700).open(folder.join(name));
-        file.as_mut().unwrap().write_all(b"#!/bin/sh\nexit 1\n").unwrap();
-    }
-}
-
-struct Dev {
-    process: Child,
-    ready: Value,
-}
-
-impl Dev {
-    fn start(functions: &Path, state: &Path) -> Self {
-        let ports = ["--xmtp-port", "--xmtp-web-port", "--dynamodb-port", "--sqs-port", "--lambda-port"];
-        let mut process = usher()
-            .args(["dev", "--json", "--functions"])
-            .arg(functions)
-            .arg("--state")
-            .arg(state)
-            .args(ports.iter().flat_map(|port| [port, "0"]))
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        let mut line = String::new();
-        BufReader::new(process.stdout.take().unwrap()).read_line(&mut line).unwrap();
-        Self { process, ready: serde_json::from_str(&line).unwrap() }
-    }
-
-    fn url(&self, name: &str) -> &str {
-        self.ready[name].as_str().unwrap()
-    }
-
-    fn run(&self, command: &str) -> Command {
-        let mut usher = usher();
-        usher.arg(command).env("AWS_ENDPOINT_URL_DYNAMODB", self.url("dynamodb_url"));
-        usher.env("AWS_ENDPOINT_URL_SQS", self.url("sqs_url"));
-        usher
-    }
-
-    /// The same for a command that touches rooms or keys.
-    fn run_with_keys(&self, command: &str) -> Command {
-        let mut usher = self.run(command);
-        usher.env("USHER_XMTP_URL", self.url("xmtp_url")).env("USHER_DATA_KEY_FILE", self.url("data_key_file"));
-        usher
-    }
-
-    fn store(&self) -> Store<DynamoTable> {
-        let table = DynamoTable::new(dynamodb_client(self.url("dynamodb_url")), "usher");
-        Store::new(table, Arc::new(Machine), Arc::new(Machine))
-    }
-
-    async fn messages(&self, queue: &str) -> u32 {
-        let client = sqs_client(self.url("sqs_url"));
-        let url = self.ready["queues"][queue].as_str().unwrap();
-        let all = client.get_queue_attributes().queue_url(url).attribute_names(Attribute::All).send().await.unwrap();
-        let all = all.attributes.unwrap();
-        assert!(queue.ends_with("-dlq") || all[&Attribute::VisibilityTimeout] == "180");
-        let states = [Attribute::ApproximateNumberOfMessages, Attribute::ApproximateNumberOfMessagesNotVisible];
-        states.iter().map(|state| all[state].parse::<u32>().unwrap()).sum()
-    }
-
-    fn stop(mut self, signal: &str) {
-        let pid = self.process.id().to_string();
-        assert!(Command::new("kill").args([signal, &pid]).status().unwrap().success());
-        assert!(self.process.wait().unwrap().success());
-    }
-}
-
-impl Drop for Dev {
-    fn drop(&mut self) {
-        // Only a failed test gets here with a process that still runs.
-        let _ = self.process.kill();
-    }
-}
-
-fn result(output: Output) -> Value {
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    serde_json::from_slice(&output.stdout).unwrap()
-}
+use support::{Dev, complaint, failing_functions, result, sample, stack, usher};
 
 #[tokio::test]
 async fn a_stack_is_made_filled_stopped_and_goes_on() {
@@ -152,20 +52,6 @@ async fn a_stack_is_made_filled_stopped_and_goes_on() {
     assert_eq!(dev.messages("mint").await, 1);
     assert_eq!(dev.messages("purchase").await, 6);
     dev.stop("-TERM");
-}
-
-/// Stand-ins for the functions and a stack of them; what was written to the folder is gone with it.
-fn stack(folder: &Path) -> Dev {
-    let functions = folder.join("functions");
-    fs::create_dir(&functions).unwrap();
-    failing_functions(&functions);
-    Dev::start(&functions, &folder.join("state"))
-}
-
-/// What a command says that must fail.
-fn complaint(output: Output) -> String {
-    assert!(!output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
-    String::from_utf8(output.stderr).unwrap()
 }
 
 const CHAINS: &str = r#""version": 1, "chains": {"31337": {"trust": "queue", "factories": ["0x5fbdb2315678afecb367f032d93f642f64180aa3"]}}"#;
@@ -313,11 +199,26 @@ async fn dead_letters_go_back_and_the_doctor_sees_what_is_wrong() {
         check.unwrap_or_else(|| panic!("{name} in {checks:?}"))["status"].as_str().unwrap().to_owned()
     };
     let (well, checks) = doctor(&dev);
-    assert!(well && checks.iter().all(|check| check["status"] == "ok"), "{checks:#?}");
-    for name in ["table", "configuration", "account", "XMTP", "network", "inbox", "parked", "due", "rooms", "waiting"] {
+    let (policies, others): (Vec<_>, Vec<_>) = checks.iter().partition(|check| check["check"] == "queue policies");
+    assert!(well && others.iter().all(|check| check["status"] == "ok"), "{checks:#?}");
+    assert!(matches!(policies[..], [check] if check["status"] == "warn"), "a dev stack's queues have none");
+    for name in [
+        "table",
+        "recovery",
+        "configuration",
+        "account",
+        "XMTP",
+        "network",
+        "inbox",
+        "parked",
+        "due",
+        "rooms",
+        "waiting",
+    ] {
         status(&checks, name);
     }
-    assert_eq!(checks.iter().filter(|check| check["check"].as_str().unwrap().starts_with("queue ")).count(), 4);
+    let queues = others.iter().filter(|check| check["check"].as_str().unwrap().starts_with("queue "));
+    assert_eq!(queues.count(), 4);
 
     let client = sqs_client(dev.url("sqs_url"));
     for (queue, count) in [("refund-dlq", 23), ("mint-dlq", 1)] {
