@@ -118,7 +118,15 @@ pub(crate) fn assert_nothing_overwritten(
     for (key, item) in before.iter().filter(|(key, _)| Some(*key) != lost.as_ref()) {
         let now = after.get(key).unwrap_or_else(|| panic!("{key:?} is gone"));
         let bookkeeping: &[&str] = if *key == event_key(&event()) {
-            &["fence", "lease_owner", "lease_until_ms", "due_shard", "due_at_ms", "converged_generation"]
+            &[
+                "fence",
+                "lease_owner",
+                "lease_until_ms",
+                "due_shard",
+                "due_at_ms",
+                "behind_since_ms",
+                "converged_generation",
+            ]
         } else if key.sk == "head" {
             &["fence"]
         } else {
