@@ -3,9 +3,9 @@
 use std::collections::BTreeSet;
 
 use usher_domain::{EventKey, InboxId, Incarnation, admission::Admission};
-use usher_store::{Owner, RoomState, Table};
+use usher_store::{RoomState, Table};
 
-use crate::{ConvergeError, Doorkeeper, RoomStatus};
+use crate::{ConvergeError, Doorkeeper};
 
 impl<T: Table> Doorkeeper<T> {
     /// Whether the ledger by itself says that somebody who was seated must go. Asks nobody but the table.
@@ -20,13 +20,10 @@ impl<T: Table> Doorkeeper<T> {
             let standing = self.parts.store.standing(&incarnation).await?;
             let admission = Admission::new(&self.unresolved(&account, &incarnation, live, &standing).await?);
             for room in active().filter(|room| room.incarnation == incarnation) {
-                let status = self.parts.store.status(&Owner::Room(room.group)).await?;
-                let status: Option<RoomStatus> = status.and_then(|status| serde_json::from_str(&status).ok());
-                let seated = status.into_iter().flat_map(|status| status.seats);
                 let must_go = |inbox: &InboxId| {
                     admission.departures.contains_key(inbox) || !live && !admission.seats.contains_key(inbox)
                 };
-                if seated.filter_map(|seat| seat.inbox.parse().ok()).any(|inbox| must_go(&inbox)) {
+                if self.seated(room).await?.iter().any(must_go) {
                     return Ok(true);
                 }
             }
