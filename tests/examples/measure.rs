@@ -33,7 +33,7 @@ struct Room {
     account: Account,
     group: Group,
     network: V3,
-    snapshots: Snapshots<Arc<MemoryTable>>,
+    snapshots: Snapshots,
     table: Arc<MemoryTable>,
     version: u64,
 }

@@ -271,9 +271,9 @@ impl DevStack {
     }
 
     /// The stack's ledger.
-    pub fn store(&self) -> Store<DynamoTable> {
+    pub fn store(&self) -> Store {
         let table = DynamoTable::new(dynamodb_client(&self.ready.dynamodb_url), TABLE);
-        Store::new(table, Arc::new(TestClock::default()), Arc::new(TestRandomness))
+        Store::new(Arc::new(table), Arc::new(TestClock::default()), Arc::new(TestRandomness))
     }
 
     /// Restores the ledger as another table, and nothing of any snapshot. The stack's own table is gone afterwards, so

@@ -398,9 +398,8 @@ impl World {
     }
 
     /// The ledger.
-    pub fn store(&self) -> Store<Mortal<Arc<MemoryTable>>> {
-        let table = Mortal { inner: self.table.clone(), killer: self.killer.clone() };
-        Store::new(table, self.clock.clone(), Arc::new(TestRandomness))
+    pub fn store(&self) -> Store {
+        Store::new(self.mortal_table(), self.clock.clone(), Arc::new(TestRandomness))
     }
 
     async fn deployment(&self) -> Result<DeploymentId, AnyError> {
@@ -417,20 +416,21 @@ impl World {
         Ok(FileDataKeys::open(&self.keys, self.deployment().await?, Arc::new(TestRandomness))?)
     }
 
+    fn mortal_table(&self) -> Arc<dyn Table> {
+        Arc::new(Mortal { inner: self.table.clone(), killer: self.killer.clone() })
+    }
+
     fn mortal_keys(&self) -> MortalKeys {
         MortalKeys { path: self.keys.clone(), table: self.table.clone(), killer: self.killer.clone() }
     }
 
-    async fn snapshots(&self) -> Result<Snapshots<Mortal<Arc<MemoryTable>>>, AnyError> {
+    async fn snapshots(&self) -> Result<Snapshots, AnyError> {
         self.snapshots_with(Arc::new(self.mortal_keys())).await
     }
 
     /// The sealed state, with a keeper of the caller's.
-    pub async fn snapshots_with(
-        &self,
-        keys: Arc<dyn DataKeys>,
-    ) -> Result<Snapshots<Mortal<Arc<MemoryTable>>>, AnyError> {
-        let table = Mortal { inner: self.table.clone(), killer: self.killer.clone() };
+    pub async fn snapshots_with(&self, keys: Arc<dyn DataKeys>) -> Result<Snapshots, AnyError> {
+        let table = self.mortal_table();
         Ok(Snapshots::new(table, keys, self.deployment().await?, self.clock.clone(), Arc::new(TestRandomness)))
     }
 
@@ -440,9 +440,9 @@ impl World {
     }
 
     /// What an operator's command and a function are, cold: it finds all it needs in the table.
-    pub fn usher(&self) -> Usher<Mortal<Arc<MemoryTable>>> {
+    pub fn usher(&self) -> Usher {
         let adapters = Adapters {
-            table: Mortal { inner: self.table.clone(), killer: self.killer.clone() },
+            table: self.mortal_table(),
             network: Arc::new(self.network()),
             nudges: Arc::new(MortalNudges(self.killer.clone())),
             data_key: DataKeySource::Other(Arc::new(self.mortal_keys())),
@@ -454,12 +454,12 @@ impl World {
     }
 
     /// A cold start: nothing decoded, nothing kept.
-    pub async fn doorkeeper(&self) -> Result<Doorkeeper<Mortal<Arc<MemoryTable>>>, AnyError> {
+    pub async fn doorkeeper(&self) -> Result<Doorkeeper, AnyError> {
         Ok(Doorkeeper::new(self.parts().await?))
     }
 
     /// What a cold doorkeeper works with.
-    pub async fn parts(&self) -> Result<Parts<Mortal<Arc<MemoryTable>>>, AnyError> {
+    pub async fn parts(&self) -> Result<Parts, AnyError> {
         Ok(Parts {
             store: Arc::new(self.store()),
             snapshots: Arc::new(self.snapshots().await?),

@@ -147,8 +147,8 @@ impl World {
     }
 
     /// What a process makes its calls through.
-    fn process(&self) -> Result<Paced<Counted>, AnyError> {
-        let store = Store::new(self.table.clone(), self.clock.clone(), Arc::new(TestRandomness));
+    fn process(&self) -> Result<Paced, AnyError> {
+        let store = Store::new(Arc::new(self.table.clone()), self.clock.clone(), Arc::new(TestRandomness));
         Ok(Paced::new(self.v3()?, Arc::new(store), self.clock.clone(), self.limits))
     }
 
@@ -192,7 +192,7 @@ async fn read(network: &dyn Network) -> Fate {
 }
 
 /// Every process publishes and reads in every step, as fast as it may.
-async fn run(world: &World, processes: &[Paced<Counted>], minutes: u64) -> BTreeMap<Fate, u64> {
+async fn run(world: &World, processes: &[Paced], minutes: u64) -> BTreeMap<Fate, u64> {
     let mut fates = BTreeMap::new();
     for _ in 0..minutes * MINUTE_MS / STEP_MS {
         let calls = processes.iter().map(|process| async move { [read(process).await, publish(process).await] });
@@ -280,7 +280,7 @@ impl Nudges for NoNudges {
     }
 }
 
-async fn deliver(usher: &Usher<Counted>, clock: &Standing, transaction: Transaction) -> Result<(), AnyError> {
+async fn deliver(usher: &Usher, clock: &Standing, transaction: Transaction) -> Result<(), AnyError> {
     let body = json!({ "chainId": CHAIN, "logs": transaction.logs }).to_string();
     let batch: Value = json!({ "Records": [{ "messageId": "m", "body": body }] });
     let invocation = Invocation { id: "i".to_owned(), deadline_ms: clock.now_ms() + 30_000 };
@@ -289,7 +289,7 @@ async fn deliver(usher: &Usher<Counted>, clock: &Standing, transaction: Transact
 }
 
 /// The inboxes that sit in the event's room.
-async fn seated(usher: &Usher<Counted>, event: &EventKey) -> Result<Vec<InboxId>, AnyError> {
+async fn seated(usher: &Usher, event: &EventKey) -> Result<Vec<InboxId>, AnyError> {
     let record = usher.store().event(event).await?.ok_or("the event is known")?;
     let [room] = &record.rooms[..] else { return Err("one room".into()) };
     let status = usher.store().status(&usher_store::Owner::Room(room.group)).await?.ok_or("it was saved")?;
@@ -304,7 +304,7 @@ async fn who_lost_his_ticket_is_out_although_nobody_gets_in_any_more() -> Result
     let (creator, alice, bob) = (person(1).await?, person(2).await?, person(3).await?);
     let folder = tempfile::tempdir()?;
     let adapters = Adapters {
-        table: world.table.clone(),
+        table: Arc::new(world.table.clone()),
         network: world.v3()?,
         nudges: Arc::new(NoNudges),
         data_key: DataKeySource::File(folder.path().join("data.key")),

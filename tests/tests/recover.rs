@@ -121,7 +121,7 @@ async fn account(world: &World) -> Result<(InboxId, BTreeSet<InstallationId>), A
     Ok((inbox, installations))
 }
 
-async fn look<T: Table>(world: &World, doorkeeper: &Doorkeeper<T>) -> Result<Converged, AnyError> {
+async fn look(world: &World, doorkeeper: &Doorkeeper) -> Result<Converged, AnyError> {
     Ok(doorkeeper.converge(&event(), "look", world.clock.now_ms() + 25_000, Cause::Nudge).await?)
 }
 

@@ -57,7 +57,7 @@ impl Restored {
     /// A cold start.
     fn usher(&self) -> Result<Usher, AnyError> {
         let adapters = Adapters {
-            table: self.table.clone(),
+            table: Arc::new(self.table.clone()),
             network: Arc::new(V3::new(&self.stack.ready.xmtp_url, Duration::from_secs(4))?),
             nudges: Arc::new(NoNudges),
             data_key: DataKeySource::File(self.stack.ready.data_key_file.clone()),

@@ -89,7 +89,7 @@ async fn what_sam_builds_of_the_template_runs_and_is_small_enough() -> Result<()
     let (dynamodb, sqs) = (DynamoDb::start(0, None).await?, Sqs::start(0, None).await?);
     let table = DynamoTable::new(dynamodb_client(&dynamodb.url()), "usher");
     table.create_table().await?;
-    let store = Store::new(table, Arc::new(Machine), Arc::new(Machine));
+    let store = Store::new(Arc::new(table), Arc::new(Machine), Arc::new(Machine));
     store.put_configuration(&fs::read_to_string(checkout().join("docs/config.sample.json"))?, None).await?;
     let (dynamodb_url, sqs_url) = (dynamodb.url(), sqs.url());
     let nudges = sqs_client(&sqs_url).create_queue().queue_name("nudge").send().await?;

@@ -14,7 +14,7 @@ fn event() -> EventKey {
     "31337:0x5fbdb2315678afecb367f032d93f642f64180aa3:0".parse().expect("an event")
 }
 
-async fn look<T: Table>(world: &World, doorkeeper: &Doorkeeper<T>) -> Result<Converged, AnyError> {
+async fn look(world: &World, doorkeeper: &Doorkeeper) -> Result<Converged, AnyError> {
     Ok(doorkeeper.converge(&event(), "look", world.clock.now_ms() + 25_000, Cause::Nudge).await?)
 }
 
@@ -67,7 +67,7 @@ async fn a_room_is_decoded_once_while_its_head_stands() -> Outcome {
 }
 
 /// How often a look asks the key service.
-async fn key_calls<T: Table>(world: &World, doorkeeper: &Doorkeeper<T>) -> Result<usize, AnyError> {
+async fn key_calls(world: &World, doorkeeper: &Doorkeeper) -> Result<usize, AnyError> {
     world.killer.disarm();
     let ended = look(world, doorkeeper).await?;
     assert!(matches!(ended, Converged::Done { .. }), "{ended:?}");

@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use usher_domain::ports::Clock as _;
 use usher_lambda::{Document, Machine, telemetry::Chain};
 use usher_store::{
-    Store, Table,
+    Store,
     configuration::{Put, StoredConfiguration},
 };
 
@@ -142,11 +142,7 @@ impl Done {
 
 /// Puts a document in force, and has every event looked at if rooms are to be kept differently. What says the same may
 /// be the repetition of a put that ended before that, so it does it, too.
-pub(crate) async fn put<T: Table>(
-    store: &Store<T>,
-    stored: Option<StoredConfiguration>,
-    new: &Document,
-) -> Result<Done, Failure> {
+pub(crate) async fn put(store: &Store, stored: Option<StoredConfiguration>, new: &Document) -> Result<Done, Failure> {
     let changes = changes(stored.as_ref(), new)?;
     let before = stored.as_ref().map(|stored| stored.revision);
     let revision = match before.filter(|_| changes.is_empty()) {

@@ -6,7 +6,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 use usher_chain::{Chains, Reading};
 use usher_lambda::{Document, telemetry::Chain};
-use usher_store::{Outcome, Store, Table, parked::EXCERPT_BYTES_MAX, parked::Parked};
+use usher_store::{Outcome, Store, parked::EXCERPT_BYTES_MAX, parked::Parked};
 
 use crate::{Failure, print, stack::Stack};
 
@@ -115,7 +115,7 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
 }
 
 impl Chosen {
-    async fn of<T: Table>(&self, store: &Store<T>) -> Result<Vec<Parked>, Failure> {
+    async fn of(&self, store: &Store) -> Result<Vec<Parked>, Failure> {
         if self.all {
             return Ok(store.parked(ALL).await?);
         }
@@ -127,7 +127,7 @@ impl Chosen {
     }
 }
 
-async fn named<T: Table>(store: &Store<T>, name: &str) -> Result<Parked, Failure> {
+async fn named(store: &Store, name: &str) -> Result<Parked, Failure> {
     let found = store.parked_named(name).await?;
     found.ok_or_else(|| format!("nothing is parked as {name:?}; `usher parked list` shows what is").into())
 }
@@ -152,7 +152,7 @@ enum Ended {
 }
 
 /// Reads one again. It is forgotten only when all it says is in the ledger, from where the sweep takes it to the rooms.
-async fn retry<T: Table>(store: &Store<T>, chains: &Chains, parked: &Parked) -> Result<Ended, Failure> {
+async fn retry(store: &Store, chains: &Chains, parked: &Parked) -> Result<Ended, Failure> {
     let (mut facts, mut ignored, mut still) = (Vec::new(), 0, None);
     for reading in usher_chain::read(&parked.excerpt, chains) {
         match reading {

@@ -8,7 +8,7 @@ use serde::Serialize;
 use usher_domain::{EventKey, Incarnation, ports::Clock as _};
 use usher_doorkeeper::{RoomStatus, SeatStatus};
 use usher_lambda::Machine;
-use usher_store::{EventRecord, Owner, RoomRecord, RoomState, Standing, Store, Table, dynamo::DynamoTable};
+use usher_store::{EventRecord, Owner, RoomRecord, RoomState, Standing, Store};
 
 use crate::{Failure, print, stack::Stack};
 
@@ -88,7 +88,7 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
     Ok(())
 }
 
-async fn events(store: &Store<DynamoTable>, only: Option<EventKey>) -> Result<Vec<Event>, Failure> {
+async fn events(store: &Store, only: Option<EventKey>) -> Result<Vec<Event>, Failure> {
     let keys = match only {
         Some(event) => vec![event],
         None => store.events().await?,
@@ -104,7 +104,7 @@ async fn events(store: &Store<DynamoTable>, only: Option<EventKey>) -> Result<Ve
     Ok(events)
 }
 
-async fn event<T: Table>(store: &Store<T>, record: EventRecord) -> Result<Event, Failure> {
+async fn event(store: &Store, record: EventRecord) -> Result<Event, Failure> {
     let current = record.minted.as_ref().map(|minted| minted.incarnation);
     let known: BTreeSet<_> = record.rooms.iter().map(|room| room.incarnation).chain(current).collect();
     let mut incarnations = Vec::new();
@@ -129,7 +129,7 @@ async fn event<T: Table>(store: &Store<T>, record: EventRecord) -> Result<Event,
     })
 }
 
-async fn room<T: Table>(store: &Store<T>, record: &RoomRecord, all: &[RoomRecord]) -> Result<Room, Failure> {
+async fn room(store: &Store, record: &RoomRecord, all: &[RoomRecord]) -> Result<Room, Failure> {
     let status = store.status(&Owner::Room(record.group)).await?;
     Ok(Room {
         number: record.number,
@@ -222,6 +222,7 @@ mod tests {
     use serde_json::json;
     use usher_domain::GroupId;
     use usher_store::{
+        Table,
         memory::MemoryTable,
         table::{Item, Key, Write},
     };

@@ -155,8 +155,8 @@ impl Stack {
 }
 
 impl Deployment {
-    pub(crate) fn store(&self) -> Store<DynamoTable> {
-        Store::new(self.table.clone(), Arc::new(Machine), Arc::new(Machine))
+    pub(crate) fn store(&self) -> Store {
+        Store::new(Arc::new(self.table.clone()), Arc::new(Machine), Arc::new(Machine))
     }
 
     pub(crate) fn table_name(&self) -> &str {
@@ -218,7 +218,7 @@ impl Deployment {
         }
         let Some(data_key_file) = &machinery.data_key_file else { return Ok(None) };
         let adapters = Adapters {
-            table: self.table.clone(),
+            table: Arc::new(self.table.clone()),
             network: Arc::new(V3::new(&machinery.xmtp_url, XMTP_TIMEOUT)?),
             nudges: Arc::new(SqsNudges::new(self.sqs.clone(), nudge_queue_url)),
             data_key: DataKeySource::File(data_key_file.clone()),

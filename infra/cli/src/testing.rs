@@ -7,7 +7,7 @@ use usher_domain::{EventKey, ports::Clock};
 use usher_lambda::Machine;
 use usher_store::{Store, memory::MemoryTable};
 
-pub(crate) type MemoryStore = Store<Arc<MemoryTable>>;
+pub(crate) type MemoryStore = Store;
 
 /// What time it was so many milliseconds ago.
 struct Ago(u64);

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use usher_domain::ports::{Clock, Randomness, random};
-use usher_store::{Owner, SnapshotError, Snapshots, Store, StoreError, Table, snapshot::Save};
+use usher_store::{Owner, SnapshotError, Snapshots, Store, StoreError, snapshot::Save};
 use usher_xmtp::{Account, AccountError, identity::WalletSigner, inbox_of, network::Network};
 
 use crate::{ConvergeError, Doorkeeper, surroundings::Surroundings};
@@ -52,9 +52,9 @@ pub(crate) const LEASE_MS: u64 = 60_000;
 
 /// Makes the account, or finishes making it: keys are stored before anything is published, so that a repetition after
 /// a crash at any point ends with one installation. Does nothing if the account is there.
-pub async fn init_account<T: Table>(
-    store: &Store<T>,
-    snapshots: &Snapshots<T>,
+pub async fn init_account(
+    store: &Store,
+    snapshots: &Snapshots,
     network: &dyn Network,
     wallet: &dyn WalletSigner,
     clock: Arc<dyn Clock>,
@@ -84,8 +84,8 @@ pub async fn init_account<T: Table>(
     Ok(info(&account?))
 }
 
-async fn make<T: Table>(
-    snapshots: &Snapshots<T>,
+async fn make(
+    snapshots: &Snapshots,
     network: &dyn Network,
     wallet: &dyn WalletSigner,
     fence: u64,
@@ -114,7 +114,7 @@ async fn make<T: Table>(
     Ok(account)
 }
 
-impl<T: Table> Doorkeeper<T> {
+impl Doorkeeper {
     /// The account, if it was made.
     pub(crate) async fn account(&self) -> Result<Option<Arc<Account>>, ConvergeError> {
         if let Some(account) = &*self.account.lock().expect("no holder of this lock panics") {

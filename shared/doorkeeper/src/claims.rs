@@ -9,7 +9,7 @@ use usher_domain::{
     planner::{AssociationView, KeyPackageView},
 };
 use usher_store::{
-    Lease, Table,
+    Lease,
     standing::{Link, Mark, Marked, Standing, Waiting},
 };
 use usher_xmtp::{Account, Identities, MemberKeyPackage, identity};
@@ -89,7 +89,7 @@ pub(crate) fn domain_installations(ids: &BTreeSet<identity::InstallationId>) -> 
     ids.iter().map(|id| InstallationId(*id.as_bytes())).collect()
 }
 
-impl<T: Table> Doorkeeper<T> {
+impl Doorkeeper {
     /// Collects the claims on an incarnation's rooms. `live` says whether the incarnation is the one that counts: the
     /// rooms of one that was reorganised away belong to nobody.
     pub(crate) async fn findings(

@@ -9,7 +9,7 @@ use usher_domain::{
     planner::{Grounds, MembershipCommit, Purpose, Step},
     planted::Bug,
 };
-use usher_store::{Chain, EventRecord, Lease, RoomRecord, RoomState, Table};
+use usher_store::{Chain, EventRecord, Lease, RoomRecord, RoomState};
 use usher_xmtp::{
     Account, Group, Identities, NewGroup, attributes,
     group::{Committed, Event, MembershipChange, MetadataChange},
@@ -24,7 +24,7 @@ use crate::{
     room::{Room, domain_group},
 };
 
-impl<T: Table> Doorkeeper<T> {
+impl Doorkeeper {
     #[expect(clippy::too_many_arguments, reason = "one step's context, used once")]
     pub(crate) async fn act(
         &self,

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use usher_domain::{EventKey, Incarnation, planner};
-use usher_store::{Chain, EventRecord, Lease, Release, RoomRecord, RoomState, Table, Take};
+use usher_store::{Chain, EventRecord, Lease, Release, RoomRecord, RoomState, Take};
 use usher_xmtp::{Account, Identities, Lost};
 
 use crate::{
@@ -78,7 +78,7 @@ pub(crate) enum Round {
     Stop(String),
 }
 
-impl<T: Table> Doorkeeper<T> {
+impl Doorkeeper {
     /// Makes the rooms of an event equal to its admission, until that is done or `deadline_ms` (since 1970) is near.
     /// `owner` names this attempt. Trouble with XMTP is no error of the caller's: the event stays due.
     pub async fn converge(

@@ -6,7 +6,7 @@
 
 use sha2::{Digest, Sha256};
 use usher_domain::planner::{MembershipCommit, Purpose};
-use usher_store::{Healing, Table};
+use usher_store::Healing;
 use usher_xmtp::Group;
 
 use crate::{Doorkeeper, room::Room};
@@ -16,7 +16,7 @@ const WAIT_MS_MIN: u64 = 60 * 1000;
 /// The longest wait between two tries.
 const WAIT_MS_MAX: u64 = 24 * 60 * 60 * 1000;
 
-impl<T: Table> Doorkeeper<T> {
+impl Doorkeeper {
     /// Whether the devices that a room lacks are to be tried at this look.
     pub(crate) fn heals_now(&self, room: &Room) -> bool {
         let due = |healing: &Healing| self.parts.clock.now_ms() >= healing.next_try_ms;

@@ -66,11 +66,11 @@ pub struct Policy {
 }
 
 /// What a doorkeeper works with.
-pub struct Parts<T> {
+pub struct Parts {
     /// The ledger, leases, and who stands how.
-    pub store: Arc<Store<T>>,
+    pub store: Arc<Store>,
     /// The sealed account and rooms.
-    pub snapshots: Arc<Snapshots<T>>,
+    pub snapshots: Arc<Snapshots>,
     /// XMTP.
     pub network: Arc<dyn Network>,
     /// Where a reminder of unfinished work is left.
@@ -86,8 +86,8 @@ pub struct Parts<T> {
 }
 
 /// Keeps rooms in step with tickets.
-pub struct Doorkeeper<T> {
-    parts: Parts<T>,
+pub struct Doorkeeper {
+    parts: Parts,
     surroundings: surroundings::Surroundings,
     /// The account, once it was read. It changes when its key package or its installation is replaced.
     account: Mutex<Option<Arc<Account>>>,
@@ -97,15 +97,15 @@ pub struct Doorkeeper<T> {
     work: Mutex<Work>,
 }
 
-impl<T> std::fmt::Debug for Doorkeeper<T> {
+impl std::fmt::Debug for Doorkeeper {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Doorkeeper").finish_non_exhaustive()
     }
 }
 
-impl<T> Doorkeeper<T> {
+impl Doorkeeper {
     /// A doorkeeper with these parts.
-    pub fn new(parts: Parts<T>) -> Self {
+    pub fn new(parts: Parts) -> Self {
         let surroundings =
             surroundings::Surroundings { clock: parts.clock.clone(), randomness: parts.randomness.clone() };
         Self { parts, surroundings, account: Mutex::default(), rooms: Mutex::default(), work: Mutex::default() }

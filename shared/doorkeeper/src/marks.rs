@@ -4,7 +4,6 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use usher_domain::{InboxId, Incarnation};
 use usher_store::{
-    Table,
     standing::{Mark, Marked, Standing},
     table::Write,
 };
@@ -16,7 +15,7 @@ use usher_xmtp::{
 
 use crate::{ConvergeError, Doorkeeper, claims::domain_inbox};
 
-impl<T: Table> Doorkeeper<T> {
+impl Doorkeeper {
     /// What others' commits and leave requests say about who belongs.
     pub(crate) async fn marks(
         &self,

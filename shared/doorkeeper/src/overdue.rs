@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 use usher_domain::EventKey;
-use usher_store::{RoomState, Table};
+use usher_store::RoomState;
 
 use crate::{ConvergeError, Doorkeeper};
 
@@ -24,7 +24,7 @@ pub struct Oldest {
     pub outbox_since_ms: Option<u64>,
 }
 
-impl<T: Table> Doorkeeper<T> {
+impl Doorkeeper {
     /// The events that are due.
     pub async fn due(&self) -> Result<BTreeSet<EventKey>, ConvergeError> {
         let due = self.parts.store.due(self.parts.clock.now_ms(), LOOKED_AT_MAX).await?;

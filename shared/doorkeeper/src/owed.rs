@@ -3,11 +3,11 @@
 use std::collections::BTreeSet;
 
 use usher_domain::{EventKey, InboxId, Incarnation, admission::Admission};
-use usher_store::{RoomState, Table};
+use usher_store::RoomState;
 
 use crate::{ConvergeError, Doorkeeper};
 
-impl<T: Table> Doorkeeper<T> {
+impl Doorkeeper {
     /// Whether the ledger by itself says that somebody who was seated must go. Asks nobody but the table.
     pub async fn owes_removal(&self, event: &EventKey) -> Result<bool, ConvergeError> {
         let Some(account) = self.account().await? else { return Ok(false) };

@@ -13,7 +13,7 @@ use alloy_primitives::Address;
 use async_trait::async_trait;
 use usher_domain::ports::Clock;
 use usher_store::{
-    Chain, Store, Table,
+    Chain, Store,
     budget::{Class, PORTION_LIFE_MS, Purpose, RateLimits, Reserved},
 };
 use usher_xmtp::{
@@ -33,9 +33,9 @@ const PORTION_MAX: u64 = 100;
 const HEARD_MS: u64 = 1_000;
 
 /// A network paid from the budget in the store.
-pub struct Paced<T> {
+pub struct Paced {
     network: Arc<dyn Network>,
-    store: Arc<Store<T>>,
+    store: Arc<Store>,
     clock: Arc<dyn Clock>,
     limits: RateLimits,
     purpose: Purpose,
@@ -116,15 +116,15 @@ impl Purse {
     }
 }
 
-impl<T> fmt::Debug for Paced<T> {
+impl fmt::Debug for Paced {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Paced").field("limits", &self.limits).field("purpose", &self.purpose).finish_non_exhaustive()
     }
 }
 
-impl<T: Table> Paced<T> {
+impl Paced {
     /// `network` within `limits`, for everything; leaves the last fifth to removals.
-    pub fn new(network: Arc<dyn Network>, store: Arc<Store<T>>, clock: Arc<dyn Clock>, limits: RateLimits) -> Self {
+    pub fn new(network: Arc<dyn Network>, store: Arc<Store>, clock: Arc<dyn Clock>, limits: RateLimits) -> Self {
         Self { network, store, clock, limits, purpose: Purpose::Any, purse: Mutex::default() }
     }
 
@@ -240,7 +240,7 @@ fn limited(method: &'static str, message: String) -> NetworkError {
 }
 
 #[async_trait]
-impl<T: Table> Network for Paced<T> {
+impl Network for Paced {
     async fn publish_identity_update(&self, update: IdentityUpdate) -> Result<(), NetworkError> {
         self.call("PublishIdentityUpdate", Class::Publish, 1, self.network.publish_identity_update(update)).await
     }

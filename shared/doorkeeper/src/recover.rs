@@ -16,7 +16,7 @@ use std::collections::BTreeSet;
 
 use serde::Serialize;
 use usher_domain::{EventKey, GroupId, InstallationId};
-use usher_store::{AccountLease, Owner, Place, Recovery, RoomState, SnapshotError, StoreError, Table, table::Write};
+use usher_store::{AccountLease, Owner, Place, Recovery, RoomState, SnapshotError, StoreError, table::Write};
 use usher_xmtp::{
     Account, AccountError, IDENTITY_UPDATES_MAX, INSTALLATIONS_MAX, Identities, IdentitiesError,
     identity::{self, WalletSigner},
@@ -101,7 +101,7 @@ pub struct RoomProgress {
     pub state: RoomState,
 }
 
-impl<T: Table> Doorkeeper<T> {
+impl Doorkeeper {
     /// Begins a recovery, unless one is under way. Nothing is published yet. `place` is where the deployment is from now
     /// on, if it is told.
     pub async fn begin_recovery(&self, wallet: &dyn WalletSigner, place: Option<&Place>) -> Result<(), RecoverError> {

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use usher_domain::{GroupId, InboxId, planted::Bug};
 use usher_store::{
-    Lease, Owner, RoomRecord, RoomState, SnapshotError, StoreError, Table,
+    Lease, Owner, RoomRecord, RoomState, SnapshotError, StoreError,
     snapshot::{SIDE_WRITES_MAX, Save},
     table::Write,
 };
@@ -76,7 +76,7 @@ impl Room {
     }
 }
 
-impl<T: Table> Doorkeeper<T> {
+impl Doorkeeper {
     /// Claims a room for the lease and reads it. From here on nobody with an older lease can write it.
     pub(crate) async fn open(
         &self,

@@ -5,7 +5,7 @@
 //! whoever comes after a crash uploads it, and until then the node serves one whose private halves are kept.
 
 use usher_domain::ports::random;
-use usher_store::{AccountLease, Owner, Table, snapshot::Save, table::Write};
+use usher_store::{AccountLease, Owner, snapshot::Save, table::Write};
 use usher_xmtp::{Account, Wrapping};
 
 use crate::{ConvergeError, Doorkeeper, account::LEASE_MS};
@@ -17,7 +17,7 @@ pub(crate) struct Held {
     pub(crate) version: u64,
 }
 
-impl<T: Table> Doorkeeper<T> {
+impl Doorkeeper {
     /// Replaces the account's key package when it is a month old, and receives welcomes while a recovery is under way.
     /// Whether anything was done; nothing is while somebody else holds the account.
     pub async fn keep_up(&self) -> Result<bool, ConvergeError> {

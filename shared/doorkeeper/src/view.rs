@@ -8,7 +8,7 @@ use usher_domain::{
     admission::{Admission, Departure, Unresolved},
     planner::{self, Input, MemberView, RoomView, WantedMetadata},
 };
-use usher_store::{RoomRecord, RoomState, Table, standing::Standing};
+use usher_store::{RoomRecord, RoomState, standing::Standing};
 use usher_xmtp::{Group, attributes, policy::Policies};
 
 use crate::{
@@ -17,7 +17,7 @@ use crate::{
     room::{Room, domain_group},
 };
 
-impl<T: Table> Doorkeeper<T> {
+impl Doorkeeper {
     pub(crate) fn input(
         &self,
         findings: &Findings,

@@ -10,7 +10,7 @@ use std::{
 };
 
 use usher_domain::{EventKey, GroupId, admission::Admission, ports::random};
-use usher_store::{EventRecord, Lease, Owner, RoomRecord, RoomState, SnapshotError, Table, Take};
+use usher_store::{EventRecord, Lease, Owner, RoomRecord, RoomState, SnapshotError, Take};
 use usher_xmtp::{Account, ConversationType, Group, Identities, Invitation, Welcomed};
 
 use crate::{
@@ -37,7 +37,7 @@ enum Reception {
     Dropped,
 }
 
-impl<T: Table> Doorkeeper<T> {
+impl Doorkeeper {
     /// Has a room wait for a welcome. Whoever had it in hand cannot save it any more.
     pub(crate) async fn await_welcome(&self, lease: &Lease, record: &RoomRecord) -> Result<(), ConvergeError> {
         self.parts.snapshots.claim_unread(&Owner::Room(record.group), lease.fence).await?;

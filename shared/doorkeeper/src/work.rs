@@ -35,7 +35,7 @@ impl Work {
     }
 }
 
-impl<T> Doorkeeper<T> {
+impl Doorkeeper {
     /// What was done since this was last called, by whatever ended however: also by what was cut short.
     pub fn take_work(&self) -> Work {
         std::mem::take(&mut *self.work.lock().expect("no holder of this lock panics"))

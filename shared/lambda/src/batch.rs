@@ -9,7 +9,7 @@ use usher_chain::{Chains, ParkName, Parked, Reading};
 use usher_domain::{EventKey, Fact};
 use usher_doorkeeper::Cause;
 use usher_store::{
-    Outcome, Store, StoreError, Table,
+    Outcome, Store, StoreError,
     parked::{EXCERPT_BYTES_MAX, ParkedId},
 };
 
@@ -38,8 +38,8 @@ pub struct NoMessageId {
 ///
 /// # Errors
 /// If a record has no message id; nothing was done then.
-pub async fn handle_queue<T: Table + Clone>(
-    usher: &Usher<T>,
+pub async fn handle_queue(
+    usher: &Usher,
     batch: SqsEvent,
     invocation: &Invocation,
 ) -> Result<SqsBatchResponse, NoMessageId> {
@@ -124,11 +124,7 @@ struct Message {
     failure: Option<String>,
 }
 
-async fn store_batch<T: Table>(
-    store: &Store<T>,
-    chains: &Chains,
-    records: Vec<SqsMessage>,
-) -> Result<Stored, NoMessageId> {
+async fn store_batch(store: &Store, chains: &Chains, records: Vec<SqsMessage>) -> Result<Stored, NoMessageId> {
     let mut messages =
         join_all(named(records)?.into_iter().map(|(id, body)| read_message(store, chains, id, body))).await;
     let (outcomes, due) = record_all(store, &messages).await;
@@ -162,7 +158,7 @@ fn named(records: Vec<SqsMessage>) -> Result<Vec<(String, String)>, NoMessageId>
 }
 
 /// Reads one body and parks what cannot be used. A panic is this message's failure.
-async fn read_message<T: Table>(store: &Store<T>, chains: &Chains, id: String, body: String) -> Message {
+async fn read_message(store: &Store, chains: &Chains, id: String, body: String) -> Message {
     let mut message = Message { id, facts: Vec::new(), parked: 0, ignored: 0, failure: None };
     let reading = async {
         let mut parked = Vec::new();
@@ -185,7 +181,7 @@ async fn read_message<T: Table>(store: &Store<T>, chains: &Chains, id: String, b
     message
 }
 
-async fn park<T: Table>(store: &Store<T>, parked: Parked) -> Result<(), StoreError> {
+async fn park(store: &Store, parked: Parked) -> Result<(), StoreError> {
     let mut reason = parked.reason.to_string();
     reason.truncate(reason.floor_char_boundary(PARKED_REASON_BYTES_MAX));
     let bytes = parked.body.len();
@@ -216,7 +212,7 @@ type Outcomes = Result<Vec<Outcome>, String>;
 /// Records the facts of all messages at once. If that panics, each message's by themselves, so that a panic is the
 /// failure of the message that causes it. (What the first attempt stored is known to the second, and the clock finds
 /// the events that it made due.)
-async fn record_all<T: Table>(store: &Store<T>, messages: &[Message]) -> (Vec<Outcomes>, BTreeSet<EventKey>) {
+async fn record_all(store: &Store, messages: &[Message]) -> (Vec<Outcomes>, BTreeSet<EventKey>) {
     let all: Vec<Fact> = messages.iter().flat_map(|message| message.facts.iter().cloned()).collect();
     if let Ok(recorded) = AssertUnwindSafe(store.record(&all)).catch_unwind().await {
         let mut outcomes = recorded.outcomes.into_iter();

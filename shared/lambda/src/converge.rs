@@ -7,7 +7,6 @@ use futures::FutureExt as _;
 use tracing::{Instrument as _, error, info, info_span, warn};
 use usher_domain::EventKey;
 use usher_doorkeeper::{Cause, Converged, Doorkeeper, Work};
-use usher_store::Table;
 
 use crate::{
     Invocation, Usher,
@@ -33,9 +32,9 @@ pub(crate) struct Tally {
 }
 
 /// Converges events one after the other, until the invocation's deadline is near.
-pub(crate) async fn converge_all<T: Table + Clone>(
-    usher: &Usher<T>,
-    current: &Current<T>,
+pub(crate) async fn converge_all(
+    usher: &Usher,
+    current: &Current,
     events: &BTreeSet<EventKey>,
     invocation: &Invocation,
     cause: Cause,
@@ -95,10 +94,10 @@ enum Ended {
     Left,
 }
 
-async fn converge<T: Table + Clone>(
-    usher: &Usher<T>,
-    current: &Current<T>,
-    doorkeeper: &Doorkeeper<T>,
+async fn converge(
+    usher: &Usher,
+    current: &Current,
+    doorkeeper: &Doorkeeper,
     event: &EventKey,
     invocation: &Invocation,
     time_left_ms: u64,
@@ -158,7 +157,7 @@ async fn converge<T: Table + Clone>(
 }
 
 /// Leaves an event for which no time is left to another invocation. A nudge sends none: the event is due anyway.
-async fn leave<T: Table + Clone>(usher: &Usher<T>, event: &EventKey, cause: Cause) {
+async fn leave(usher: &Usher, event: &EventKey, cause: Cause) {
     info!(%event, outcome = "no_time", "left for later");
     if cause == Cause::Fact
         && let Err(error) = usher.adapters.nudges.nudge(event, 0).await
@@ -168,7 +167,7 @@ async fn leave<T: Table + Clone>(usher: &Usher<T>, event: &EventKey, cause: Caus
 }
 
 /// The event's rooms, for the log; nothing if they cannot be told.
-async fn rooms<T: Table + Clone>(usher: &Usher<T>, event: &EventKey) -> String {
+async fn rooms(usher: &Usher, event: &EventKey) -> String {
     let record = usher.store.event(event).await.ok().flatten();
     let rooms = record.into_iter().flat_map(|record| record.rooms);
     rooms.map(|room| room.group.to_string()).collect::<Vec<_>>().join(",")

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 
 use tokio::sync::OnceCell;
 use usher_doorkeeper::{Doorkeeper, Paced, Parts};
-use usher_store::{DataKeys, DeploymentId, FileDataKeys, KmsDataKeys, Place, Snapshots, Table};
+use usher_store::{DataKeys, DeploymentId, FileDataKeys, KmsDataKeys, Place, Snapshots};
 use usher_xmtp::network::Network;
 
 use crate::{
@@ -14,48 +14,45 @@ use crate::{
 };
 
 /// Settings and who works by them.
-pub(crate) struct Current<T> {
+pub(crate) struct Current {
     /// The revision of the settings; `None` of such as are in no table.
     revision: Option<u64>,
     pub(crate) settings: Settings,
     /// Opened at first use: the deployment's id is in the table, once somebody wrote it.
-    doorkeepers: OnceCell<Doorkeepers<T>>,
+    doorkeepers: OnceCell<Doorkeepers>,
 }
 
 /// Who works on rooms.
-pub(crate) struct Doorkeepers<T> {
+pub(crate) struct Doorkeepers {
     /// Does everything.
-    pub(crate) all: Arc<Doorkeeper<T>>,
+    pub(crate) all: Arc<Doorkeeper>,
     /// Does nothing but removals once what all may spend of the node's limits is spent.
-    removals: Option<(Arc<Paced<T>>, Doorkeeper<T>)>,
+    removals: Option<(Arc<Paced>, Doorkeeper)>,
 }
 
 /// Where the settings come from.
-pub(crate) enum Source<T> {
+pub(crate) enum Source {
     /// They are what they are.
-    Fixed(Arc<Current<T>>),
+    Fixed(Arc<Current>),
     /// The table; what was read last is kept for as long as its revision stands.
-    Table(Mutex<Option<Arc<Current<T>>>>),
+    Table(Mutex<Option<Arc<Current>>>),
 }
 
-impl<T> Current<T> {
+impl Current {
     pub(crate) fn fixed(settings: Settings) -> Self {
         Self { revision: None, settings, doorkeepers: OnceCell::new() }
     }
 
     /// Who still works on removals when nothing is left for the others; `None` as long as there is.
-    pub(crate) fn removals(&self) -> Option<&Doorkeeper<T>>
-    where
-        T: Table,
-    {
+    pub(crate) fn removals(&self) -> Option<&Doorkeeper> {
         let (paced, doorkeeper) = self.doorkeepers.get()?.removals.as_ref()?;
         paced.is_spent().then_some(doorkeeper)
     }
 }
 
-impl<T: Table + Clone> Usher<T> {
+impl Usher {
     /// What is in force now: one read of one item, which is parsed only if it is new.
-    pub(crate) async fn current(&self) -> Result<Arc<Current<T>>, SettingsError> {
+    pub(crate) async fn current(&self) -> Result<Arc<Current>, SettingsError> {
         let kept = match &self.source {
             Source::Fixed(current) => return Ok(current.clone()),
             Source::Table(kept) => kept,
@@ -76,20 +73,17 @@ impl<T: Table + Clone> Usher<T> {
 
     /// Who works on rooms by what is in force now; `None` before the deployment was initialised. Functions never
     /// initialise it.
-    pub async fn doorkeeper(&self) -> Result<Option<Arc<Doorkeeper<T>>>, OpenError> {
+    pub async fn doorkeeper(&self) -> Result<Option<Arc<Doorkeeper>>, OpenError> {
         let current = self.current().await?;
         Ok(self.doorkeepers(&current).await?.map(|doorkeepers| doorkeepers.all.clone()))
     }
 
     /// Who works on rooms by these settings; `None` before the deployment was initialised.
-    pub(crate) async fn doorkeeper_of<'a>(
-        &self,
-        current: &'a Current<T>,
-    ) -> Result<Option<&'a Doorkeeper<T>>, OpenError> {
+    pub(crate) async fn doorkeeper_of<'a>(&self, current: &'a Current) -> Result<Option<&'a Doorkeeper>, OpenError> {
         Ok(self.doorkeepers(current).await?.map(|doorkeepers| &*doorkeepers.all))
     }
 
-    async fn doorkeepers<'a>(&self, current: &'a Current<T>) -> Result<Option<&'a Doorkeepers<T>>, OpenError> {
+    async fn doorkeepers<'a>(&self, current: &'a Current) -> Result<Option<&'a Doorkeepers>, OpenError> {
         if let Some(opened) = current.doorkeepers.get() {
             return Ok(Some(opened));
         }
@@ -113,7 +107,7 @@ impl<T: Table + Clone> Usher<T> {
         Ok(())
     }
 
-    pub(crate) fn open(&self, current: &Current<T>, snapshots: Snapshots<T>) -> Doorkeepers<T> {
+    pub(crate) fn open(&self, current: &Current, snapshots: Snapshots) -> Doorkeepers {
         let (settings, snapshots) = (&current.settings, Arc::new(snapshots));
         let doorkeeper = |network: Arc<dyn Network>| {
             Doorkeeper::new(Parts {
@@ -137,7 +131,7 @@ impl<T: Table + Clone> Usher<T> {
     }
 
     /// The deployment's snapshots.
-    pub(crate) fn snapshots(&self, deployment: DeploymentId) -> Result<Snapshots<T>, OpenError> {
+    pub(crate) fn snapshots(&self, deployment: DeploymentId) -> Result<Snapshots, OpenError> {
         let (table, clock, randomness) = (&self.adapters.table, &self.adapters.clock, &self.adapters.randomness);
         let keys: Arc<dyn DataKeys> = match &self.adapters.data_key {
             DataKeySource::Kms(client, id) => Arc::new(KmsDataKeys::new(client.clone(), id, deployment.clone())),

@@ -10,7 +10,7 @@ use std::{
 
 use usher_domain::ports::Randomness;
 use usher_doorkeeper::{AccountInfo, InitError, init_account};
-use usher_store::{Owner, StoreError, Table};
+use usher_store::{Owner, StoreError};
 use usher_xmtp::{
     Account, IDENTITY_UPDATES_MAX, INSTALLATIONS_MAX, Identities, IdentitiesError,
     identity::{InboxId, LocalWallet, SignerError, WalletSigner},
@@ -51,7 +51,7 @@ pub enum WalletFileError {
     NoKey(#[from] SignerError),
 }
 
-impl<T: Table + Clone> Usher<T> {
+impl Usher {
     /// Writes the deployment's id, binds it to its place if that is told, and makes its XMTP account, or finds all of
     /// them; after a crash at any point, a repetition ends with one of each.
     pub async fn init(&self, wallet: &dyn WalletSigner) -> Result<AccountInfo, SetUpError> {
@@ -63,9 +63,7 @@ impl<T: Table + Clone> Usher<T> {
         let (clock, randomness) = (self.adapters.clock.clone(), self.adapters.randomness.clone());
         Ok(init_account(&self.store, &snapshots, &*self.adapters.network, wallet, clock, randomness).await?)
     }
-}
 
-impl<T: Table + Clone> Usher<T> {
     /// The account as it is stored, for an operator to look at; `None` if there is none. Needs the data key.
     pub async fn account(&self) -> Result<Option<Account>, SetUpError> {
         let Some(deployment) = self.store.deployment().await? else { return Ok(None) };

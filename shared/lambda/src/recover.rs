@@ -2,7 +2,7 @@
 //! [`Doorkeeper::recover`](usher_doorkeeper::Doorkeeper::recover).
 
 use usher_doorkeeper::{Progress, RecoverError};
-use usher_store::{StoreError, Table};
+use usher_store::StoreError;
 use usher_xmtp::identity::WalletSigner;
 
 use crate::{
@@ -31,7 +31,7 @@ pub enum RecoveryError {
     Recover(#[from] RecoverError),
 }
 
-impl<T: Table + Clone> Usher<T> {
+impl Usher {
     /// Begins a recovery, unless one is under way: the account gets a new installation, and a table of another name than
     /// before is the deployment's from now on.
     pub async fn begin_recovery(&self, wallet: &dyn WalletSigner) -> Result<(), RecoveryError> {
@@ -58,7 +58,7 @@ impl<T: Table + Clone> Usher<T> {
     }
 
     /// Who works on the deployment's rooms, wherever it is bound to be.
-    async fn anywhere(&self) -> Result<Doorkeepers<T>, RecoveryError> {
+    async fn anywhere(&self) -> Result<Doorkeepers, RecoveryError> {
         let current = self.current().await?;
         let deployment = self.store.deployment().await?.ok_or(RecoveryError::NoDeployment)?;
         Ok(self.open(&current, self.snapshots(deployment)?))

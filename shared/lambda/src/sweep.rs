@@ -12,7 +12,6 @@ use serde::{Deserialize, Serialize};
 use tracing::{error, info, warn};
 use usher_domain::EventKey;
 use usher_doorkeeper::{Cause, ConvergeError, Doorkeeper, Oldest};
-use usher_store::Table;
 
 use crate::{
     Invocation, OpenError, Usher,
@@ -91,11 +90,7 @@ pub enum SweepError {
 }
 
 /// Does what the trigger asks. The answer never names a message.
-pub async fn handle<T: Table + Clone>(
-    usher: &Usher<T>,
-    trigger: Trigger,
-    invocation: &Invocation,
-) -> Result<SqsBatchResponse, SweepError> {
+pub async fn handle(usher: &Usher, trigger: Trigger, invocation: &Invocation) -> Result<SqsBatchResponse, SweepError> {
     match trigger {
         Trigger::Nudges(batch) => handle_nudges(usher, batch, invocation).await,
         Trigger::Schedule(_) => {
@@ -108,7 +103,7 @@ pub async fn handle<T: Table + Clone>(
 
 /// Sends one nudge for each event that is due, or whose rooms have news, at most [`NUDGES_MAX`]; returns how many.
 /// Tells how old the oldest work is.
-pub async fn handle_schedule<T: Table + Clone>(usher: &Usher<T>, invocation: &Invocation) -> Result<usize, SweepError> {
+pub async fn handle_schedule(usher: &Usher, invocation: &Invocation) -> Result<usize, SweepError> {
     let usage = usher.metrics.usage();
     let found = look(usher, invocation).await;
     let now_ms = usher.adapters.clock.now_ms();
@@ -153,7 +148,7 @@ impl Found {
     }
 }
 
-async fn look<T: Table + Clone>(usher: &Usher<T>, invocation: &Invocation) -> Result<Found, SweepError> {
+async fn look(usher: &Usher, invocation: &Invocation) -> Result<Found, SweepError> {
     let Some(doorkeeper) = usher.doorkeeper().await? else {
         warn!(invocation = invocation.id, "not initialised: make its account first");
         return Ok(Found { parked: parked(usher, invocation).await, ..Found::default() });
@@ -184,7 +179,7 @@ async fn look<T: Table + Clone>(usher: &Usher<T>, invocation: &Invocation) -> Re
 }
 
 /// Does for the account what it needs from time to time. Whether there is one, as far as is known.
-async fn keep_up<T: Table + Clone>(usher: &Usher<T>, doorkeeper: &Doorkeeper<T>, invocation: &Invocation) -> bool {
+async fn keep_up(usher: &Usher, doorkeeper: &Doorkeeper, invocation: &Invocation) -> bool {
     let kept_up = async {
         let has_account = doorkeeper.has_account().await?;
         doorkeeper.keep_up().await?;
@@ -200,7 +195,7 @@ async fn keep_up<T: Table + Clone>(usher: &Usher<T>, doorkeeper: &Doorkeeper<T>,
     true
 }
 
-async fn oldest<T: Table + Clone>(usher: &Usher<T>, doorkeeper: &Doorkeeper<T>, invocation: &Invocation) -> Oldest {
+async fn oldest(usher: &Usher, doorkeeper: &Doorkeeper, invocation: &Invocation) -> Oldest {
     match tokio::time::timeout(time_left(usher, invocation), doorkeeper.oldest()).await {
         Ok(Ok(oldest)) => return oldest,
         Ok(Err(error)) => {
@@ -212,7 +207,7 @@ async fn oldest<T: Table + Clone>(usher: &Usher<T>, doorkeeper: &Doorkeeper<T>, 
 }
 
 /// How many things are parked, up to [`PARKED_MAX`].
-async fn parked<T: Table + Clone>(usher: &Usher<T>, invocation: &Invocation) -> Option<usize> {
+async fn parked(usher: &Usher, invocation: &Invocation) -> Option<usize> {
     match tokio::time::timeout(time_left(usher, invocation), usher.store.parked_count(PARKED_MAX)).await {
         Ok(Ok(parked)) => return Some(parked),
         Ok(Err(error)) => warn!(invocation = invocation.id, error = %Chain(&error), "parked things were not counted"),
@@ -228,13 +223,13 @@ fn portion(events: &BTreeSet<EventKey>, max: usize, turn: u64) -> Vec<EventKey> 
     events.iter().skip(skipped).take(max).copied().collect()
 }
 
-fn time_left<T>(usher: &Usher<T>, invocation: &Invocation) -> Duration {
+fn time_left(usher: &Usher, invocation: &Invocation) -> Duration {
     let end_ms = invocation.deadline_ms.saturating_sub(MARGIN_MS);
     Duration::from_millis(end_ms.saturating_sub(usher.adapters.clock.now_ms()))
 }
 
 /// Sends one nudge for each event while there is time; returns how many were not sent.
-async fn nudge_all<T: Table + Clone>(usher: &Usher<T>, events: &[EventKey], invocation: &Invocation) -> usize {
+async fn nudge_all(usher: &Usher, events: &[EventKey], invocation: &Invocation) -> usize {
     let failed = AtomicUsize::new(0);
     stream::iter(events)
         .for_each_concurrent(NUDGES_AT_ONCE, async |event| {
@@ -251,7 +246,7 @@ async fn nudge_all<T: Table + Clone>(usher: &Usher<T>, events: &[EventKey], invo
 
 /// Converges the events of a batch of nudges, each once. No message ever comes again: an event that still has work is
 /// due in the ledger, and a message that is no nudge will never be one.
-pub async fn handle_nudges<T: Table + Clone>(usher: &Usher<T>, batch: SqsEvent, invocation: &Invocation) {
+pub async fn handle_nudges(usher: &Usher, batch: SqsEvent, invocation: &Invocation) {
     let messages = batch.records.len();
     let Nudged { events, dropped } = read(batch);
     let usage = usher.metrics.usage();

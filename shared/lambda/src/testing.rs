@@ -151,7 +151,7 @@ impl Lines {
 
 /// An usher with the parts a test looks into. Its XMTP node is nowhere.
 pub(crate) struct Rig {
-    pub(crate) usher: Usher<Troubled>,
+    pub(crate) usher: Usher,
     pub(crate) table: Troubled,
     pub(crate) nudges: Arc<Sent>,
 }
@@ -172,7 +172,7 @@ impl Rig {
     pub(crate) fn with(key_file: PathBuf, nudges: Sent) -> Self {
         let (table, nudges) = (Troubled::default(), Arc::new(nudges));
         let adapters = Adapters {
-            table: table.clone(),
+            table: Arc::new(table.clone()),
             network: Arc::new(V3::new("http://127.0.0.1:9", Duration::from_secs(1)).unwrap()),
             nudges: nudges.clone(),
             data_key: DataKeySource::File(key_file),

@@ -36,25 +36,25 @@ const AWS_ATTEMPT_TIMEOUT: Duration = Duration::from_secs(4);
 const AWS_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What a deployment works with. Cheap to make: nothing is asked of any service before it is needed.
-pub struct Usher<T = DynamoTable> {
-    pub(crate) adapters: Adapters<T>,
-    pub(crate) store: Arc<Store<T>>,
+pub struct Usher {
+    pub(crate) adapters: Adapters,
+    pub(crate) store: Arc<Store>,
     pub(crate) metrics: Metrics,
-    pub(crate) source: Source<T>,
+    pub(crate) source: Source,
     /// Where it works, if that is told.
     pub(crate) place: Option<Place>,
 }
 
-impl<T> fmt::Debug for Usher<T> {
+impl fmt::Debug for Usher {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Usher").field("adapters", &self.adapters).finish_non_exhaustive()
     }
 }
 
 /// The world outside.
-pub struct Adapters<T> {
-    /// The table. Clones are the same table.
-    pub table: T,
+pub struct Adapters {
+    /// The table.
+    pub table: Arc<dyn Table>,
     /// XMTP.
     pub network: Arc<dyn Network>,
     /// Where a reminder of unfinished work is left.
@@ -67,7 +67,7 @@ pub struct Adapters<T> {
     pub randomness: Arc<dyn Randomness>,
 }
 
-impl<T> fmt::Debug for Adapters<T> {
+impl fmt::Debug for Adapters {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Adapters").field("data_key", &self.data_key).finish_non_exhaustive()
     }
@@ -193,7 +193,7 @@ impl AwsClients {
     }
 }
 
-impl Usher<DynamoTable> {
+impl Usher {
     /// What the process's environment describes. A failure is logged: a function that cannot start has no other voice.
     pub async fn from_env() -> Result<Self, ConnectError> {
         let connected = match Config::from_env() {
@@ -213,7 +213,7 @@ impl Usher<DynamoTable> {
             DataKeyConfig::File(path) => DataKeySource::File(path.clone()),
         };
         let adapters = Adapters {
-            table: DynamoTable::new(aws.dynamodb.clone(), &config.table),
+            table: Arc::new(DynamoTable::new(aws.dynamodb.clone(), &config.table)),
             network: Arc::new(V3::new(&config.xmtp_url, XMTP_TIMEOUT)?),
             nudges: Arc::new(SqsNudges::new(aws.sqs.clone(), &config.nudge_queue_url)),
             data_key,
@@ -225,19 +225,19 @@ impl Usher<DynamoTable> {
     }
 }
 
-impl<T: Table + Clone> Usher<T> {
+impl Usher {
     /// An usher whose settings are those in the table.
-    pub fn from_table(adapters: Adapters<T>) -> Self {
+    pub fn from_table(adapters: Adapters) -> Self {
         Self::with_source(adapters, Source::Table(Mutex::default()))
     }
 
     /// An usher for these chains, on an XMTP node without rate limits, whatever the table says.
-    pub fn new(adapters: Adapters<T>, chains: Chains, policy: Policy) -> Self {
+    pub fn new(adapters: Adapters, chains: Chains, policy: Policy) -> Self {
         let settings = Settings { chains, policy, rate_limits: None };
         Self::with_source(adapters, Source::Fixed(Arc::new(Current::fixed(settings))))
     }
 
-    fn with_source(adapters: Adapters<T>, source: Source<T>) -> Self {
+    fn with_source(adapters: Adapters, source: Source) -> Self {
         let store = Store::new(adapters.table.clone(), adapters.clock.clone(), adapters.randomness.clone());
         Self { adapters, store: Arc::new(store), metrics: Metrics::silent(), source, place: None }
     }
@@ -264,7 +264,7 @@ impl<T: Table + Clone> Usher<T> {
     }
 
     /// The ledger.
-    pub fn store(&self) -> &Store<T> {
+    pub fn store(&self) -> &Store {
         &self.store
     }
 }

@@ -156,7 +156,7 @@ impl State {
     }
 }
 
-impl<T: Table> Store<T> {
+impl Store {
     /// Reserves at least `needed` tokens, `wanted` if there are so many.
     pub async fn reserve(
         &self,

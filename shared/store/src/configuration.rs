@@ -34,7 +34,7 @@ fn key() -> Key {
     Key::new("configuration", "configuration")
 }
 
-impl<T: Table> Store<T> {
+impl Store {
     /// The configuration in force; `None` if none was put yet.
     pub async fn configuration(&self) -> Result<Option<StoredConfiguration>, StoreError> {
         self.table.get(&key()).await?.map(|item| read(&item)).transpose()

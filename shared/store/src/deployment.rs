@@ -71,7 +71,7 @@ fn key() -> Key {
     Key::new("deployment", "deployment")
 }
 
-impl<T: Table> Store<T> {
+impl Store {
     /// The deployment's id; `None` before it was initialised.
     pub async fn deployment(&self) -> Result<Option<DeploymentId>, StoreError> {
         self.table.get(&key()).await?.map(|item| read(&item)).transpose()

@@ -172,7 +172,7 @@ struct StoredMinted {
     position: Position,
 }
 
-impl<T: Table> Store<T> {
+impl Store {
     /// The event with its rooms.
     pub async fn event(&self, event: &EventKey) -> Result<Option<EventRecord>, StoreError> {
         let rows = self.table.query(&Query::prefix(event_pk(event), EVENT)).await?;

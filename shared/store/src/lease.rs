@@ -85,7 +85,7 @@ pub enum Release {
     Fenced,
 }
 
-impl<T: Table> Store<T> {
+impl Store {
     /// Takes the lease of an event until `until_ms`, if nobody holds it at `now_ms`. While it is held the event is
     /// due, so that whatever happens to its holder it is looked at again.
     ///

@@ -88,7 +88,7 @@ pub struct TicketRecord {
 /// A fact and its place in the batch.
 pub(crate) type Numbered<'a> = (usize, &'a Fact);
 
-impl<T: Table> Store<T> {
+impl Store {
     /// Stores facts and what follows from them. One fact's failure is not another's.
     pub async fn record(&self, facts: &[Fact]) -> Recorded {
         let mut recorded = Recorded::none_of(facts.len());

@@ -47,20 +47,20 @@ pub use table::{Kind, Table, TableError};
 
 /// What usher remembers in the clear.
 #[derive(Clone)]
-pub struct Store<T> {
-    table: T,
+pub struct Store {
+    table: Arc<dyn Table>,
     clock: Arc<dyn Clock>,
     randomness: Arc<dyn Randomness>,
 }
 
-impl<T: Table> Store<T> {
+impl Store {
     /// A store in `table`.
-    pub fn new(table: T, clock: Arc<dyn Clock>, randomness: Arc<dyn Randomness>) -> Self {
+    pub fn new(table: Arc<dyn Table>, clock: Arc<dyn Clock>, randomness: Arc<dyn Randomness>) -> Self {
         Self { table, clock, randomness }
     }
 
     /// The table below, for what this crate has no words for.
-    pub fn table(&self) -> &T {
+    pub fn table(&self) -> &Arc<dyn Table> {
         &self.table
     }
 }

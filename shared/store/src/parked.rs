@@ -78,7 +78,7 @@ pub struct Parked {
     pub at_ms: u64,
 }
 
-impl<T: Table> Store<T> {
+impl Store {
     /// Parks something once; whether it was new. What is there already stays as it is.
     pub async fn park(&self, id: ParkedId, reason: &str, body: &str) -> Result<bool, StoreError> {
         let item = Item::from([

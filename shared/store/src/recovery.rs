@@ -41,7 +41,7 @@ impl Recovery {
     }
 }
 
-impl<T: Table> Store<T> {
+impl Store {
     /// The recovery under way, if there is one.
     pub async fn recovery(&self) -> Result<Option<Recovery>, StoreError> {
         self.table.get(&key()).await?.map(|item| from_json(&item, RECOVERY)).transpose()

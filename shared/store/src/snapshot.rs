@@ -260,8 +260,8 @@ struct KeptKey {
 }
 
 /// The sealed state of a deployment.
-pub struct Snapshots<T> {
-    table: T,
+pub struct Snapshots {
+    table: Arc<dyn Table>,
     keys: Arc<dyn DataKeys>,
     deployment: DeploymentId,
     clock: Arc<dyn Clock>,
@@ -270,7 +270,7 @@ pub struct Snapshots<T> {
     kept: Mutex<BTreeMap<Owner, KeptKey>>,
 }
 
-impl<T: Table> Store<T> {
+impl Store {
     /// What was saved in the clear with an owner's newest snapshot; `None` if there is none. Needs no key.
     pub async fn status(&self, owner: &Owner) -> Result<Option<String>, StoreError> {
         let head = self.table.get(&owner.head()).await?;
@@ -278,10 +278,10 @@ impl<T: Table> Store<T> {
     }
 }
 
-impl<T: Table> Snapshots<T> {
+impl Snapshots {
     /// The snapshots of `deployment` in `table`, sealed with `keys`.
     pub fn new(
-        table: T,
+        table: Arc<dyn Table>,
         keys: Arc<dyn DataKeys>,
         deployment: DeploymentId,
         clock: Arc<dyn Clock>,

@@ -140,7 +140,7 @@ impl Link {
     }
 }
 
-impl<T: Table> Store<T> {
+impl Store {
     /// How everybody stands with an incarnation.
     pub async fn standing(&self, incarnation: &Incarnation) -> Result<Standing, StoreError> {
         let mut standing = Standing::default();

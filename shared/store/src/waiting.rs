@@ -34,7 +34,7 @@ const ROWS_AT: usize = 2;
 /// Waiting facts by sort key, with their places in the batch.
 type Rows<'a> = BTreeMap<String, (&'a Fact, Vec<usize>)>;
 
-impl<T: Table> Store<T> {
+impl Store {
     /// Leaves facts to wait. Whether it is done; if not, the kiosk is known by now, or others were faster.
     pub(crate) async fn try_wait(
         &self,

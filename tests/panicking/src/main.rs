@@ -25,13 +25,13 @@ async fn main() -> Result<(), Error> {
     lambda_runtime::run(service_fn(|event| handle(&usher, event))).await
 }
 
-async fn handle(usher: &Usher<Panicking>, event: LambdaEvent<SqsEvent>) -> Result<SqsBatchResponse, Error> {
+async fn handle(usher: &Usher, event: LambdaEvent<SqsEvent>) -> Result<SqsBatchResponse, Error> {
     Ok(handle_queue(usher, event.payload, &(&event.context).into()).await?)
 }
 
-fn usher() -> Result<Usher<Panicking>, Error> {
+fn usher() -> Result<Usher, Error> {
     let adapters = Adapters {
-        table: Panicking::default(),
+        table: Arc::new(Panicking::default()),
         // Nothing is initialised, so no room is touched.
         network: Arc::new(V3::new("http://127.0.0.1:9", Duration::from_secs(1))?),
         nudges: Arc::new(NoNudges),

@@ -16,7 +16,6 @@ use crate::{
     people::Deed,
     process::{Fate, Process},
     queue::Message,
-    table::SimTable,
     world::{USHER_KEY, World},
 };
 
@@ -29,7 +28,7 @@ const INIT_TIMEOUT_MS: u64 = 600_000;
 
 /// A process with its warm memory.
 pub(crate) struct Instance {
-    pub(crate) usher: Usher<SimTable>,
+    pub(crate) usher: Usher,
     pub(crate) process: Arc<Process>,
 }
 

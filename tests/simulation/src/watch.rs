@@ -66,7 +66,7 @@ struct Seen {
 pub(crate) struct Watch {
     shared: Arc<Shared>,
     items: Arc<MemoryTable>,
-    snapshots: Mutex<Option<Arc<Snapshots<Arc<MemoryTable>>>>>,
+    snapshots: Mutex<Option<Arc<Snapshots>>>,
     seen: Mutex<Seen>,
 }
 
@@ -102,7 +102,7 @@ impl Watch {
     }
 
     /// From here on rooms can be looked into.
-    pub(crate) fn open(&self, snapshots: Snapshots<Arc<MemoryTable>>) {
+    pub(crate) fn open(&self, snapshots: Snapshots) {
         *self.snapshots.lock().expect("no panic") = Some(Arc::new(snapshots));
     }
 

@@ -59,8 +59,8 @@ pub(crate) struct World {
     /// Whether so few processes die over a message that it never becomes a dead letter.
     pub(crate) spares: bool,
     pub(crate) keys: Arc<FileDataKeys>,
-    pub(crate) snapshots: Arc<Snapshots<Arc<usher_store::memory::MemoryTable>>>,
-    pub(crate) store: Store<Arc<usher_store::memory::MemoryTable>>,
+    pub(crate) snapshots: Arc<Snapshots>,
+    pub(crate) store: Store,
     /// usher's inbox.
     pub(crate) usher: usher_xmtp::identity::InboxId,
     pub(crate) tasks: Vec<Task>,
@@ -186,7 +186,11 @@ impl World {
         self.next_process += 1;
         self.shared.count("cold starts");
         let adapters = Adapters {
-            table: SimTable { database: self.database.clone(), process: process.clone(), watch: self.watch.clone() },
+            table: Arc::new(SimTable {
+                database: self.database.clone(),
+                process: process.clone(),
+                watch: self.watch.clone(),
+            }),
             network: Arc::new(UsherNetwork {
                 node: self.node.clone(),
                 process: process.clone(),

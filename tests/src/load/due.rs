@@ -18,7 +18,6 @@ use usher_chain::{Chains, Reading};
 use usher_domain::{EventKey, Fact, GroupId, Incarnation, ports::Clock as _};
 use usher_store::{
     RoomRecord, RoomState, Store, Table as _,
-    dynamo::DynamoTable,
     event::event_key,
     table::{DUE_AT_MS, DUE_SHARD, Step, TRANSACTION_WRITES_MAX, Write},
 };
@@ -127,11 +126,7 @@ impl Due {
     }
 
     /// Makes what is due; returns who belongs to the events that want a room.
-    async fn seed(
-        self,
-        store: &Store<DynamoTable>,
-        people: &[Address],
-    ) -> Result<BTreeMap<EventKey, BTreeSet<Address>>, AnyError> {
+    async fn seed(self, store: &Store, people: &[Address]) -> Result<BTreeMap<EventKey, BTreeSet<Address>>, AnyError> {
         let minted = u64::try_from(self.minted)?;
         let events = minted..minted + u64::try_from(self.events)?;
         let rooms = QUIET_FROM..QUIET_FROM + u64::try_from(self.rooms)?;

@@ -13,7 +13,7 @@ use tokio::{sync::Mutex, time::Instant};
 use usher_domain::EventKey;
 use usher_doorkeeper::RoomStatus;
 use usher_localnet::person::Person;
-use usher_store::{Owner, RoomState, Store, dynamo::DynamoTable};
+use usher_store::{Owner, RoomState, Store};
 use usher_xmtp::GroupId;
 
 use super::{LogBook, VERBOSITY, per, story, within};
@@ -82,7 +82,7 @@ pub struct KilledFigures {
 pub(super) struct Scene {
     pub(super) stack: DevStack,
     pub(super) book: LogBook,
-    store: Store<DynamoTable>,
+    store: Store,
     /// By their wallets.
     inboxes: BTreeMap<Address, String>,
     /// Some of them, who say what they see.

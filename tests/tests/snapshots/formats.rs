@@ -67,7 +67,7 @@ async fn opens(folder: &Path, format: u8) -> Outcome {
 }
 
 /// The sealed state in `table`, with a copy of the key file: a checkout does not keep it from others' eyes.
-async fn snapshots(key: &Path, table: Arc<MemoryTable>) -> Result<Snapshots<Arc<MemoryTable>>, AnyError> {
+async fn snapshots(key: &Path, table: Arc<MemoryTable>) -> Result<Snapshots, AnyError> {
     let scratch = tempfile::tempdir()?;
     let copy = scratch.path().join(KEY_FILE);
     fs::copy(key, &copy)?;
@@ -81,7 +81,7 @@ async fn snapshots(key: &Path, table: Arc<MemoryTable>) -> Result<Snapshots<Arc<
 
 /// The room was stored with a commit that adds Bob and was not published yet. It reads what came next, ends the commit,
 /// can commit again, and is saved.
-async fn works(snapshots: &Snapshots<Arc<MemoryTable>>, owner: &Owner, account: &Account, network: &Replay) -> Outcome {
+async fn works(snapshots: &Snapshots, owner: &Owner, account: &Account, network: &Replay) -> Outcome {
     let fence = 1000;
     let stored = snapshots.claim(owner, fence).await?.unwrap();
     let mut group = Group::decode(&stored.plaintext)?;

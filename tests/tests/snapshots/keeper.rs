@@ -76,10 +76,7 @@ impl DataKeys for Keeper {
     }
 }
 
-async fn doorkeeper(
-    world: &World,
-    keeper: &Arc<Keeper>,
-) -> Result<Doorkeeper<impl usher_store::Table + use<>>, AnyError> {
+async fn doorkeeper(world: &World, keeper: &Arc<Keeper>) -> Result<Doorkeeper, AnyError> {
     let snapshots = Arc::new(world.snapshots_with(keeper.clone()).await?);
     Ok(Doorkeeper::new(Parts { snapshots, ..world.parts().await? }))
 }

@@ -203,6 +203,9 @@ async fn a_commit_that_openmls_refuses_and_others_took_ends_the_room() -> Outcom
     alarms.assert_lost("room_unfollowable", "an expired key package");
     let after = dump(&world);
     let lost = story.assert_succeeded(&world, "unfollowable").await?;
+    let RoomState::Lost { reason } = &lost.state else { panic!("{lost:?}") };
+    let author = format!("by inbox {}", story.people[CREATOR].inbox()?);
+    assert!(reason.contains(&author), "who did it can be banned only if he is named: {reason}");
     assert_nothing_overwritten(&before, &after, Some(&lost), heir(&world).await?.as_ref());
     Ok(())
 }

@@ -81,7 +81,7 @@ pub(crate) async fn only_room(world: &World) -> Result<GroupId, AnyError> {
 }
 
 /// An invocation that looks at the event.
-pub(crate) async fn look<T: Table>(world: &World, doorkeeper: &Doorkeeper<T>) -> Result<Converged, ConvergeError> {
+pub(crate) async fn look(world: &World, doorkeeper: &Doorkeeper) -> Result<Converged, ConvergeError> {
     doorkeeper.converge(&event(), "look", world.clock.now_ms() + 25_000, Cause::Nudge).await
 }
 
@@ -91,7 +91,7 @@ pub(crate) async fn cold_look(world: &World) -> Result<Converged, AnyError> {
 }
 
 /// A cold doorkeeper of a deployment with this policy.
-pub(crate) async fn with_policy(world: &World, policy: Policy) -> Result<Doorkeeper<impl Table + use<>>, AnyError> {
+pub(crate) async fn with_policy(world: &World, policy: Policy) -> Result<Doorkeeper, AnyError> {
     Ok(Doorkeeper::new(Parts { policy, ..world.parts().await? }))
 }
 

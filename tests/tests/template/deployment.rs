@@ -40,7 +40,7 @@ const PATIENCE: Duration = Duration::from_secs(180);
 pub(crate) struct Deployment {
     pub(crate) recorder: Recorder,
     pub(crate) dynamodb: aws_sdk_dynamodb::Client,
-    pub(crate) store: Store<DynamoTable>,
+    pub(crate) store: Store,
     pub(crate) xmtp_url: String,
     verbosity: &'static str,
     queues: BTreeMap<String, String>,
@@ -93,7 +93,7 @@ impl Deployment {
         Ok(Self {
             recorder,
             dynamodb: client,
-            store: Store::new(table, Arc::new(Machine), Arc::new(Machine)),
+            store: Store::new(Arc::new(table), Arc::new(Machine), Arc::new(Machine)),
             xmtp_url: xmtp.url(),
             verbosity,
             queues,

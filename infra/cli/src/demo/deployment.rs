@@ -97,7 +97,7 @@ impl Deployment {
 
         let keys = TempDir::new()?;
         let wallet = local_wallet(&keys.path().join("wallet.key"), &Machine)?;
-        let id = Store::new(table, Arc::new(Machine), Arc::new(Machine)).init_deployment().await?;
+        let id = Store::new(Arc::new(table), Arc::new(Machine), Arc::new(Machine)).init_deployment().await?;
         let data_keys = FileDataKeys::open(&keys.path().join("data.key"), id, Arc::new(Machine))?;
         let network: Arc<dyn Network> = Arc::new(V3::new(&xmtp.url(), TIMEOUT)?);
         let inbox = usher_xmtp::inbox_of(usher_xmtp::identity::WalletSigner::address(&wallet), &*network).await?;
@@ -137,7 +137,7 @@ impl Deployment {
     /// A usher that knows nothing but where things are.
     fn connect(&self) -> Usher {
         let adapters = Adapters {
-            table: DynamoTable::new(dynamodb_client(&self.dynamodb.url()), TABLE),
+            table: Arc::new(DynamoTable::new(dynamodb_client(&self.dynamodb.url()), TABLE)),
             network: self.network().clone(),
             nudges: Arc::new(SqsNudges::new(sqs_client(&self.sqs.url()), &self.nudge_queue_url)),
             data_key: DataKeySource::Other(self.witness.clone()),
@@ -151,9 +151,9 @@ impl Deployment {
         self.network.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn store(&self) -> Store<DynamoTable> {
+    fn store(&self) -> Store {
         let table = DynamoTable::new(dynamodb_client(&self.dynamodb.url()), TABLE);
-        Store::new(table, Arc::new(Machine), Arc::new(Machine))
+        Store::new(Arc::new(table), Arc::new(Machine), Arc::new(Machine))
     }
 
     /// Hands a sample's logs to the functions of the queues they travel on.

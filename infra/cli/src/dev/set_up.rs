@@ -43,7 +43,7 @@ pub(super) async fn configure(
     chains: Chains,
     limits: Option<RateLimits>,
 ) -> Result<Chains, Failure> {
-    let store = Store::new(table, Arc::new(Machine), Arc::new(Machine));
+    let store = Store::new(Arc::new(table), Arc::new(Machine), Arc::new(Machine));
     let stored = store.configuration().await?;
     let mut document = match &stored {
         Some(stored) => Document::parse(&stored.document)?,
@@ -71,7 +71,7 @@ pub(super) async fn init(
         DataKeyConfig::Kms(_) => return Err("a dev stack has no KMS".into()),
     };
     let adapters = Adapters {
-        table: DynamoTable::new(dynamodb, &config.table),
+        table: Arc::new(DynamoTable::new(dynamodb, &config.table)),
         network: Arc::new(V3::new(&config.xmtp_url, XMTP_TIMEOUT)?),
         nudges: Arc::new(SqsNudges::new(sqs, &config.nudge_queue_url)),
         data_key,

@@ -3,7 +3,7 @@
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 use usher_domain::{EventKey, ports::Clock as _};
 use usher_lambda::{Document, Machine, telemetry::Chain};
-use usher_store::{Recovery, RoomRecord, RoomState, Store, StoreError, Table};
+use usher_store::{Recovery, RoomRecord, RoomState, Store, StoreError};
 
 use super::Check;
 use crate::stack::in_utc;
@@ -14,7 +14,7 @@ const EVENTS_AT_ONCE: usize = 16;
 /// The sweep looks every minute; what is due for longer than this is not looked at.
 const OVERDUE_MS: u64 = 10 * 60 * 1000;
 
-pub(super) async fn look<T: Table>(store: &Store<T>) -> Vec<Check> {
+pub(super) async fn look(store: &Store) -> Vec<Check> {
     let mut checks = Vec::new();
     for (name, check) in
         [("configuration", configuration(store).await), ("parked", parked(store).await), ("due", due(store).await)]
@@ -29,7 +29,7 @@ fn unread(name: &str, error: &StoreError) -> Check {
     Check::fail(name, Chain(error).to_string(), "see whether the table may be read")
 }
 
-async fn configuration<T: Table>(store: &Store<T>) -> Result<Check, StoreError> {
+async fn configuration(store: &Store) -> Result<Check, StoreError> {
     let Some(stored) = store.configuration().await? else {
         let seen = "there is none: every message comes again, and at last is a dead letter";
         return Ok(Check::fail("configuration", seen, "`usher config put FILE`"));
@@ -50,14 +50,14 @@ async fn configuration<T: Table>(store: &Store<T>) -> Result<Check, StoreError> 
     })
 }
 
-async fn parked<T: Table>(store: &Store<T>) -> Result<Check, StoreError> {
+async fn parked(store: &Store) -> Result<Check, StoreError> {
     Ok(match store.parked_count(MANY).await? {
         0 => Check::ok("parked", "nothing"),
         count => Check::warn("parked", format!("{count}"), "`usher parked list` tells why; then retry or drop them"),
     })
 }
 
-async fn due<T: Table>(store: &Store<T>) -> Result<Check, StoreError> {
+async fn due(store: &Store) -> Result<Check, StoreError> {
     let now_ms = Machine.now_ms();
     let due = store.due(now_ms, MANY).await?;
     let overdue = due.iter().filter(|due| now_ms.saturating_sub(due.at_ms) > OVERDUE_MS).count();
@@ -80,7 +80,7 @@ struct Sums {
     waiting: usize,
 }
 
-async fn events<T: Table>(store: &Store<T>) -> Result<Vec<Check>, StoreError> {
+async fn events(store: &Store) -> Result<Vec<Check>, StoreError> {
     let events = store.events().await?;
     let count = events.len();
     let sums: Vec<Sums> =
@@ -114,7 +114,7 @@ fn recovery(recovery: Option<&Recovery>, awaiting: usize) -> Check {
     }
 }
 
-async fn of_event<T: Table>(store: &Store<T>, event: EventKey) -> Result<Sums, StoreError> {
+async fn of_event(store: &Store, event: EventKey) -> Result<Sums, StoreError> {
     let Some(record) = store.event(&event).await? else { return Ok(Sums::default()) };
     let succeeded = |group| record.rooms.iter().any(|room| room.succeeds == Some(group));
     let is_lost = |state: &RoomState| matches!(state, RoomState::Lost { .. });

@@ -104,9 +104,9 @@ impl Dev {
         result(self.run("send").arg("--json").arg(sample(sample_name)).output().unwrap());
     }
 
-    pub(crate) fn store(&self) -> Store<DynamoTable> {
+    pub(crate) fn store(&self) -> Store {
         let table = DynamoTable::new(dynamodb_client(self.url("dynamodb_url")), "usher");
-        Store::new(table, Arc::new(Machine), Arc::new(Machine))
+        Store::new(Arc::new(table), Arc::new(Machine), Arc::new(Machine))
     }
 
     /// How many messages of a queue are not handled, those at work included.

@@ -17,7 +17,7 @@ use crate::{
 const DOCUMENT: &str =
     r#"{"version":1,"chains":{"31337":{"trust":"queue","factories":["0x5fbdb2315678afecb367f032d93f642f64180aa3"]}}}"#;
 
-fn usher(folder: &tempfile::TempDir, table: &Arc<MemoryTable>) -> Usher<Arc<MemoryTable>> {
+fn usher(folder: &tempfile::TempDir, table: &Arc<MemoryTable>) -> Usher {
     Usher::from_table(Adapters {
         table: table.clone(),
         network: Arc::new(V3::new("http://127.0.0.1:9", Duration::from_secs(1)).unwrap()),
@@ -28,7 +28,7 @@ fn usher(folder: &tempfile::TempDir, table: &Arc<MemoryTable>) -> Usher<Arc<Memo
     })
 }
 
-fn rig() -> (tempfile::TempDir, Arc<MemoryTable>, Usher<Arc<MemoryTable>>) {
+fn rig() -> (tempfile::TempDir, Arc<MemoryTable>, Usher) {
     let (folder, table) = (tempfile::tempdir().unwrap(), Arc::new(MemoryTable::new()));
     let usher = usher(&folder, &table);
     (folder, table, usher)

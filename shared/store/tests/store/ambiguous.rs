@@ -110,7 +110,7 @@ where
     act().await.unwrap()
 }
 
-async fn minted<T: Table>(table: T) -> Store<T> {
+async fn minted(table: impl Table) -> Store {
     let store = store(table);
     store.record(&[mint()]).await;
     store

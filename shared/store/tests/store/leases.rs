@@ -14,20 +14,20 @@ use usher_store::{
 use crate::support::{ALICE, at};
 use crate::support::{Fault, Faulty, NOW_MS, Seeded, TestClock, event, mint, mint_of, on_each, store, transfer};
 
-async fn minted<T: Table>(table: T) -> Store<T> {
+async fn minted(table: impl Table) -> Store {
     let store = store(table);
     store.record(&[mint()]).await;
     store
 }
 
-async fn taken<T: Table>(store: &Store<T>, owner: &str, now_ms: u64) -> Lease {
+async fn taken(store: &Store, owner: &str, now_ms: u64) -> Lease {
     match store.take(&event(0), owner, now_ms, now_ms + 35_000).await.unwrap() {
         Take::Taken(lease) => lease,
         other => panic!("{other:?}"),
     }
 }
 
-async fn due<T: Table>(store: &Store<T>) -> Option<u64> {
+async fn due(store: &Store) -> Option<u64> {
     store.event(&event(0)).await.unwrap().unwrap().due_at_ms
 }
 

@@ -32,12 +32,12 @@ pub(crate) fn words(outcomes: &[Outcome]) -> Vec<&'static str> {
     outcomes.iter().map(word).collect()
 }
 
-pub(crate) async fn holders<T: Table>(store: &Store<T>) -> Vec<(u64, Option<Address>)> {
+pub(crate) async fn holders(store: &Store) -> Vec<(u64, Option<Address>)> {
     let tickets = store.tickets(&kiosk()).await.unwrap();
     tickets.iter().map(|record| (record.ticket.token_id.to(), record.holding.holder)).collect()
 }
 
-pub(crate) async fn generation<T: Table>(store: &Store<T>) -> u64 {
+pub(crate) async fn generation(store: &Store) -> u64 {
     store.event(&event(0)).await.unwrap().unwrap().generation
 }
 
@@ -299,7 +299,7 @@ fn expected(facts: &[Fact]) -> BTreeMap<TicketKey, Holding> {
     tickets.map(|ticket| (ticket, ticket::fold(&of(ticket)))).collect()
 }
 
-async fn actual<T: Table>(store: &Store<T>) -> BTreeMap<TicketKey, Holding> {
+async fn actual(store: &Store) -> BTreeMap<TicketKey, Holding> {
     let tickets = store.tickets(&kiosk()).await.unwrap();
     tickets.into_iter().map(|record| (record.ticket, record.holding)).collect()
 }

@@ -20,12 +20,12 @@ fn deployment() -> DeploymentId {
     "00112233445566778899aabbccddeeff".parse().unwrap()
 }
 
-fn snapshots_of<T: Table>(table: T, folder: &Path, deployment: DeploymentId, clock: Arc<TestClock>) -> Snapshots<T> {
+fn snapshots_of(table: impl Table, folder: &Path, deployment: DeploymentId, clock: Arc<TestClock>) -> Snapshots {
     let keys = FileDataKeys::open(&folder.join("key"), deployment.clone(), Seeded::new(1)).unwrap();
-    Snapshots::new(table, Arc::new(keys), deployment, clock, Seeded::new(2))
+    Snapshots::new(Arc::new(table), Arc::new(keys), deployment, clock, Seeded::new(2))
 }
 
-pub(crate) fn snapshots<T: Table>(table: T, folder: &Path) -> Snapshots<T> {
+pub(crate) fn snapshots(table: impl Table, folder: &Path) -> Snapshots {
     snapshots_of(table, folder, deployment(), TestClock::at(NOW_MS))
 }
 
@@ -209,7 +209,7 @@ fn truncated(value: Value) -> Value {
 }
 
 /// A table with one snapshot, and a reader that has no key in memory.
-async fn saved(state: &[u8]) -> (Arc<MemoryTable>, tempfile::TempDir, Snapshots<Arc<MemoryTable>>) {
+async fn saved(state: &[u8]) -> (Arc<MemoryTable>, tempfile::TempDir, Snapshots) {
     let folder = folder();
     let table = Arc::new(MemoryTable::new());
     for owner in [ROOM, OTHER_ROOM] {
@@ -365,7 +365,7 @@ async fn a_snapshot_opens_only_for_its_owner_deployment_and_key() {
 
     let elsewhere = self::folder();
     let keys = FileDataKeys::open(&elsewhere.path().join("key"), deployment(), Seeded::new(99)).unwrap();
-    let keyless = Snapshots::new(table, Arc::new(keys), deployment(), TestClock::at(NOW_MS), Seeded::new(2));
+    let keyless = Snapshots::new(Arc::new(table), Arc::new(keys), deployment(), TestClock::at(NOW_MS), Seeded::new(2));
     assert!(matches!(keyless.load(&OTHER_ROOM).await.unwrap_err(), SnapshotError::WrongKey), "another key file's");
 }
 

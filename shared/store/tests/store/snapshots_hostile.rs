@@ -73,7 +73,7 @@ impl Scene {
         scene
     }
 
-    fn reader_at(&self, now_ms: u64) -> Snapshots<Arc<MemoryTable>> {
+    fn reader_at(&self, now_ms: u64) -> Snapshots {
         let keys = FileDataKeys::open(&self.folder.path().join("key"), deployment(), Seeded::new(now_ms)).unwrap();
         Snapshots::new(self.table.clone(), Arc::new(keys), deployment(), TestClock::at(now_ms), Seeded::new(now_ms + 1))
     }
@@ -332,7 +332,7 @@ async fn an_older_whole_snapshot_opens_as_what_it_was() {
     }
 }
 
-fn snapshots_with(table: &Arc<MemoryTable>, keys: impl DataKeys + 'static) -> Snapshots<Arc<MemoryTable>> {
+fn snapshots_with(table: &Arc<MemoryTable>, keys: impl DataKeys + 'static) -> Snapshots {
     Snapshots::new(table.clone(), Arc::new(keys), deployment(), TestClock::at(NOW_MS), Seeded::new(5))
 }
 

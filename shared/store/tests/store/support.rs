@@ -70,8 +70,8 @@ impl Randomness for Seeded {
 
 pub(crate) const NOW_MS: u64 = 1_900_000_000_000;
 
-pub(crate) fn store<T: Table>(table: T) -> Store<T> {
-    Store::new(table, TestClock::at(NOW_MS), Seeded::new(7))
+pub(crate) fn store(table: impl Table) -> Store {
+    Store::new(Arc::new(table), TestClock::at(NOW_MS), Seeded::new(7))
 }
 
 /// The emulator, served on loopback until dropped.

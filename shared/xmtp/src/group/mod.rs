@@ -1,5 +1,6 @@
 //! A group: its MLS state, what of it still has to reach the network, and how far its log was read.
 
+mod author;
 mod change;
 #[cfg(feature = "planted-bugs")]
 mod planted;

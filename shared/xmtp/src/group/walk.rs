@@ -243,11 +243,13 @@ impl Group {
         // Decrypting uses up a generation of the sender's ratchet. libxmtp takes that back unless the message counts,
         // on both sides: from a refused commit's generation its sender may next make a valid one.
         let before = self.provider.values();
-        let processed = match self.mls.process_message(&self.provider, ProtocolMessage::from(private)) {
+        let processed = match self.mls.process_message(&self.provider, ProtocolMessage::from(private.clone())) {
             Ok(processed) => processed,
             Err(error) if is_lifetime(&error) => {
-                // Members with libxmtp accept a commit whose added key package has expired since; openmls does not.
-                self.lose(Lost::Unfollowable(format!("commit {}: {error}", message.id)));
+                // Members with libxmtp accept a commit that adds an expired key package; openmls does not.
+                let author = self.author(private.into());
+                self.restore(before);
+                self.lose_to(message.id, author.as_ref(), &error);
                 return Ok(None);
             }
             Err(error) => {
@@ -313,7 +315,7 @@ impl Group {
             return refused(&invalid);
         }
         if let Some(ruined) = &view.ruined {
-            self.lose(Lost::Unfollowable(format!("commit {}: {ruined}", message.id)));
+            self.lose_to(message.id, Some(&view.actor_inbox), ruined);
             return refused(ruined);
         }
         let ejected = staged.self_removed();
@@ -325,6 +327,13 @@ impl Group {
             self.lose(Lost::Ejected);
         }
         Ok(Some(self.committed(message, &view, identities, false)))
+    }
+
+    /// Gives the group up over a commit that others follow. Whoever made it can do so again in a successor, until he is
+    /// banned: so he is named.
+    fn lose_to(&mut self, commit: u64, author: Option<&InboxId>, reason: &dyn std::fmt::Display) {
+        let author = author.map_or_else(|| "an unknown member".to_owned(), |inbox| format!("inbox {inbox}"));
+        self.lose(Lost::Unfollowable(format!("commit {commit} by {author}: {reason}")));
     }
 
     /// What a merged commit leaves to remember.

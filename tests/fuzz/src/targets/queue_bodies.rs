@@ -86,7 +86,7 @@ pub(crate) fn deliver(hostile: &str) {
     });
 }
 
-fn usher() -> Usher<Arc<MemoryTable>> {
+fn usher() -> Usher {
     let adapters = Adapters {
         table: Arc::new(MemoryTable::new()),
         network: Arc::new(MemoryNetwork::default()),

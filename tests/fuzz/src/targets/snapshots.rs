@@ -38,7 +38,7 @@ fn noise(length: usize) -> Vec<u8> {
 }
 
 impl Saved {
-    fn snapshots(&self, table: Arc<MemoryTable>) -> Snapshots<Arc<MemoryTable>> {
+    fn snapshots(&self, table: Arc<MemoryTable>) -> Snapshots {
         Snapshots::new(table, self.keys.clone(), self.deployment.clone(), Arc::new(Still), Arc::new(Machine))
     }
 
