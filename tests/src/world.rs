@@ -342,10 +342,12 @@ impl World {
     }
 
     /// The same, on a node with these options.
-    pub async fn start_on(node: NodeOptions) -> Result<Self, AnyError> {
-        let world = Self::bare(Arc::new(Node::start(node).await?), &Self::WALLET_KEY)?;
-        world.init().await?;
-        Ok(world)
+    pub fn start_on(node: NodeOptions) -> BoxFuture<'static, Result<Self, AnyError>> {
+        Box::pin(async move {
+            let world = Self::bare(Arc::new(Node::start(node).await?), &Self::WALLET_KEY)?;
+            world.init().await?;
+            Ok(world)
+        })
     }
 
     /// Another deployment on the same node that has nothing yet, and a wallet of its own.
@@ -370,30 +372,34 @@ impl World {
     }
 
     /// Makes the deployment's id and its account.
-    pub async fn init(&self) -> Result<AccountInfo, AnyError> {
-        let store = self.store();
-        store.init_deployment().await?;
-        let snapshots = self.snapshots().await?;
-        let (clock, randomness) = (self.clock.clone(), Arc::new(TestRandomness));
-        let made = init_account(&store, &snapshots, &self.network(), &self.wallet, clock, randomness).await?;
-        self.killer.disarm();
-        Ok(made)
+    pub fn init(&self) -> BoxFuture<'_, Result<AccountInfo, AnyError>> {
+        Box::pin(async move {
+            let store = self.store();
+            store.init_deployment().await?;
+            let snapshots = self.snapshots().await?;
+            let (clock, randomness) = (self.clock.clone(), Arc::new(TestRandomness));
+            let made = init_account(&store, &snapshots, &self.network(), &self.wallet, clock, randomness).await?;
+            self.killer.disarm();
+            Ok(made)
+        })
     }
 
     /// Another deployment's memory as this one's is now, on the same XMTP node and with the same keys.
-    pub async fn fork(&self) -> Result<Self, AnyError> {
-        let table = Arc::new(MemoryTable::new());
-        for (key, item) in self.table.dump() {
-            table.write(&Write::put(key, item)).await?;
-        }
-        Ok(Self {
-            node: self.node.clone(),
-            table,
-            clock: Arc::default(),
-            killer: Arc::default(),
-            wallet: self.wallet.clone(),
-            keys: self.keys.clone(),
-            _scratch: self._scratch.clone(),
+    pub fn fork(&self) -> BoxFuture<'_, Result<Self, AnyError>> {
+        Box::pin(async move {
+            let table = Arc::new(MemoryTable::new());
+            for (key, item) in self.table.dump() {
+                table.write(&Write::put(key, item)).await?;
+            }
+            Ok(Self {
+                node: self.node.clone(),
+                table,
+                clock: Arc::default(),
+                killer: Arc::default(),
+                wallet: self.wallet.clone(),
+                keys: self.keys.clone(),
+                _scratch: self._scratch.clone(),
+            })
         })
     }
 
@@ -459,16 +465,18 @@ impl World {
     }
 
     /// What a cold doorkeeper works with.
-    pub async fn parts(&self) -> Result<Parts, AnyError> {
-        Ok(Parts {
-            store: Arc::new(self.store()),
-            snapshots: Arc::new(self.snapshots().await?),
-            network: Arc::new(self.network()),
-            nudges: Arc::new(MortalNudges(self.killer.clone())),
-            clock: self.clock.clone(),
-            randomness: Arc::new(TestRandomness),
-            policy: Policy::default(),
-            policy_revision: None,
+    pub fn parts(&self) -> BoxFuture<'_, Result<Parts, AnyError>> {
+        Box::pin(async move {
+            Ok(Parts {
+                store: Arc::new(self.store()),
+                snapshots: Arc::new(self.snapshots().await?),
+                network: Arc::new(self.network()),
+                nudges: Arc::new(MortalNudges(self.killer.clone())),
+                clock: self.clock.clone(),
+                randomness: Arc::new(TestRandomness),
+                policy: Policy::default(),
+                policy_revision: None,
+            })
         })
     }
 

@@ -6,6 +6,7 @@
 use std::{net::SocketAddr, path::Path, time::Duration};
 
 use dynoxide::Database;
+use futures::future::BoxFuture;
 use tokio::{sync::oneshot, task::JoinHandle};
 
 use crate::loopback::{ListenError, listen};
@@ -40,18 +41,20 @@ impl DynamoDb {
     ///
     /// # Errors
     /// The port is taken or the file cannot be opened.
-    pub async fn start(port: u16, state: Option<&Path>) -> Result<Self, StartError> {
-        let database = match state {
-            Some(path) => Database::new(path.to_str().ok_or(StartError::Path)?),
-            None => Database::memory(),
-        }
-        .map_err(StartError::Database)?;
-        let listener = listen(port).await?;
-        let address = listener.local_addr().map_err(|source| ListenError::new(port, source))?;
-        let (stop, stopped) = oneshot::channel::<()>();
-        let stopped = async move { stopped.await.unwrap_or_default() };
-        let task = tokio::spawn(dynoxide::server::serve_with_shutdown(listener, database, stopped));
-        Ok(Self { address, stop, task })
+    pub fn start(port: u16, state: Option<&Path>) -> BoxFuture<'_, Result<Self, StartError>> {
+        Box::pin(async move {
+            let database = match state {
+                Some(path) => Database::new(path.to_str().ok_or(StartError::Path)?),
+                None => Database::memory(),
+            }
+            .map_err(StartError::Database)?;
+            let listener = listen(port).await?;
+            let address = listener.local_addr().map_err(|source| ListenError::new(port, source))?;
+            let (stop, stopped) = oneshot::channel::<()>();
+            let stopped = async move { stopped.await.unwrap_or_default() };
+            let task = tokio::spawn(dynoxide::server::serve_with_shutdown(listener, database, stopped));
+            Ok(Self { address, stop, task })
+        })
     }
 
     /// What the SDK takes as endpoint.

@@ -10,6 +10,7 @@ use std::{
 };
 
 use alloy_primitives::Address;
+use futures::future::LocalBoxFuture;
 use usher_xmtp::{
     Account, AccountError, Group, GroupError, GroupId, Identities, Invitation, NewGroup, V3, WelcomeError, Welcomed,
     Wrapping,
@@ -90,27 +91,29 @@ impl Person {
     }
 
     /// The same, on any network and with surroundings of the caller's.
-    pub async fn register_on(
+    pub fn register_on(
         network: Arc<dyn Network>,
         private_key: &[u8; 32],
         clock: Arc<dyn Clock>,
         randomness: Arc<dyn Randomness>,
-    ) -> Result<Self, PersonError> {
-        let wallet = LocalWallet::from_key(private_key).expect("the caller's key is a secp256k1 key");
-        let inbox = usher_xmtp::inbox_of(wallet.address(), &*network).await?;
-        let mut account = Account::new(inbox, &*clock, &*randomness)?;
-        account.register(&wallet, &*network, &*clock).await?;
-        let account = account.encode()?;
-        Ok(Self {
-            wallet,
-            network,
-            clock,
-            randomness,
-            account,
-            groups: BTreeMap::new(),
-            hoarded: BTreeMap::new(),
-            events: BTreeMap::new(),
-            dropped: Vec::new(),
+    ) -> LocalBoxFuture<'_, Result<Self, PersonError>> {
+        Box::pin(async move {
+            let wallet = LocalWallet::from_key(private_key).expect("the caller's key is a secp256k1 key");
+            let inbox = usher_xmtp::inbox_of(wallet.address(), &*network).await?;
+            let mut account = Account::new(inbox, &*clock, &*randomness)?;
+            account.register(&wallet, &*network, &*clock).await?;
+            let account = account.encode()?;
+            Ok(Self {
+                wallet,
+                network,
+                clock,
+                randomness,
+                account,
+                groups: BTreeMap::new(),
+                hoarded: BTreeMap::new(),
+                events: BTreeMap::new(),
+                dropped: Vec::new(),
+            })
         })
     }
 
@@ -192,25 +195,27 @@ impl Person {
     }
 
     /// Reads welcomes and the logs of all groups.
-    pub async fn sync(&mut self) -> Result<(), PersonError> {
-        let mut account = self.account()?;
-        let mut identities = Identities::default();
-        let mut welcomed = Welcomed::default();
-        account.receive_welcomes(&*self.network, &mut identities, &mut welcomed, |_: &Invitation| true).await?;
-        self.account = account.encode()?;
-        self.dropped.extend(welcomed.dropped.into_iter().map(|dropped| dropped.reason));
-        for group in welcomed.joined {
-            // A second welcome to a group that still works is an echo of the first.
-            let working =
-                self.group(group.id()).is_ok_and(|known| known.lost().is_none() && known.epoch() >= group.epoch());
-            if !working {
-                self.keep(&group)?;
+    pub fn sync(&mut self) -> LocalBoxFuture<'_, Result<(), PersonError>> {
+        Box::pin(async move {
+            let mut account = self.account()?;
+            let mut identities = Identities::default();
+            let mut welcomed = Welcomed::default();
+            account.receive_welcomes(&*self.network, &mut identities, &mut welcomed, |_: &Invitation| true).await?;
+            self.account = account.encode()?;
+            self.dropped.extend(welcomed.dropped.into_iter().map(|dropped| dropped.reason));
+            for group in welcomed.joined {
+                // A second welcome to a group that still works is an echo of the first.
+                let working =
+                    self.group(group.id()).is_ok_and(|known| known.lost().is_none() && known.epoch() >= group.epoch());
+                if !working {
+                    self.keep(&group)?;
+                }
             }
-        }
-        for id in self.groups.keys().copied().collect::<Vec<_>>() {
-            self.sync_group(id).await?;
-        }
-        Ok(())
+            for id in self.groups.keys().copied().collect::<Vec<_>>() {
+                self.sync_group(id).await?;
+            }
+            Ok(())
+        })
     }
 
     async fn sync_group(&mut self, id: GroupId) -> Result<Group, PersonError> {
@@ -229,48 +234,60 @@ impl Person {
     }
 
     /// Makes a group with these members.
-    pub async fn create_group(
-        &mut self,
-        name: &str,
+    pub fn create_group<'a>(
+        &'a mut self,
+        name: &'a str,
         policies: Policies,
-        members: &BTreeSet<InboxId>,
-    ) -> Result<GroupId, PersonError> {
-        let new = NewGroup { name: name.to_owned(), description: String::new(), policies };
-        let group = Group::create(&self.account()?, new, &*self.randomness)?;
-        let id = group.id();
-        self.keep(&group)?;
-        self.change_members(id, members, &BTreeSet::new()).await?;
-        Ok(id)
+        members: &'a BTreeSet<InboxId>,
+    ) -> LocalBoxFuture<'a, Result<GroupId, PersonError>> {
+        Box::pin(async move {
+            let new = NewGroup { name: name.to_owned(), description: String::new(), policies };
+            let group = Group::create(&self.account()?, new, &*self.randomness)?;
+            let id = group.id();
+            self.keep(&group)?;
+            self.change_members(id, members, &BTreeSet::new()).await?;
+            Ok(id)
+        })
     }
 
     /// Adds and removes members in one commit.
-    pub async fn change_members(
-        &mut self,
+    pub fn change_members<'a>(
+        &'a mut self,
         id: GroupId,
-        add: &BTreeSet<InboxId>,
-        remove: &BTreeSet<InboxId>,
-    ) -> Result<(), PersonError> {
-        self.commit(id, async |group, account, network, identities| {
-            let change = group.membership_change(account, network, identities, add, remove).await?;
-            group.stage_membership(account, network, identities, change).await
+        add: &'a BTreeSet<InboxId>,
+        remove: &'a BTreeSet<InboxId>,
+    ) -> LocalBoxFuture<'a, Result<(), PersonError>> {
+        Box::pin(async move {
+            self.commit(id, async |group, account, network, identities| {
+                let change = group.membership_change(account, network, identities, add, remove).await?;
+                group.stage_membership(account, network, identities, change).await
+            })
+            .await
         })
-        .await
     }
 
     /// Changes names, texts or roles.
-    pub async fn change_metadata(&mut self, id: GroupId, change: &MetadataChange) -> Result<(), PersonError> {
-        self.commit(id, async |group, account, network, identities| {
-            group.stage_metadata(account, network, identities, change.clone()).await
+    pub fn change_metadata<'a>(
+        &'a mut self,
+        id: GroupId,
+        change: &'a MetadataChange,
+    ) -> LocalBoxFuture<'a, Result<(), PersonError>> {
+        Box::pin(async move {
+            self.commit(id, async |group, account, network, identities| {
+                group.stage_metadata(account, network, identities, change.clone()).await
+            })
+            .await
         })
-        .await
     }
 
     /// Renews the person's keys in a group.
-    pub async fn update_keys(&mut self, id: GroupId) -> Result<(), PersonError> {
-        self.commit(id, async |group, account, network, identities| {
-            group.stage_key_update(account, network, identities).await
+    pub fn update_keys(&mut self, id: GroupId) -> LocalBoxFuture<'_, Result<(), PersonError>> {
+        Box::pin(async move {
+            self.commit(id, async |group, account, network, identities| {
+                group.stage_key_update(account, network, identities).await
+            })
+            .await
         })
-        .await
     }
 
     /// Syncs, stages, stores, publishes, syncs; again if somebody else's commit came first.
@@ -300,12 +317,14 @@ impl Person {
 
     /// What libxmtp's clients do before they send something: takes note of members' new and given-up devices, and adds
     /// and removes their leaves.
-    pub async fn update_installations(&mut self, id: GroupId) -> Result<(), PersonError> {
-        let group = self.sync_group(id).await?;
-        let (account, none) = (self.account()?, BTreeSet::new());
-        let mut identities = Identities::default();
-        let change = group.membership_change(&account, &*self.network, &mut identities, &none, &none).await?;
-        if change.set.is_empty() { Ok(()) } else { self.change_members(id, &none, &none).await }
+    pub fn update_installations(&mut self, id: GroupId) -> LocalBoxFuture<'_, Result<(), PersonError>> {
+        Box::pin(async move {
+            let group = self.sync_group(id).await?;
+            let (account, none) = (self.account()?, BTreeSet::new());
+            let mut identities = Identities::default();
+            let change = group.membership_change(&account, &*self.network, &mut identities, &none, &none).await?;
+            if change.set.is_empty() { Ok(()) } else { self.change_members(id, &none, &none).await }
+        })
     }
 
     /// Says something in a group.
@@ -314,8 +333,8 @@ impl Person {
     }
 
     /// Asks to be removed from a group.
-    pub async fn leave(&mut self, id: GroupId) -> Result<(), PersonError> {
-        self.send(id, &content::encode_leave_request(&self.idempotency_key())).await
+    pub fn leave(&mut self, id: GroupId) -> LocalBoxFuture<'_, Result<(), PersonError>> {
+        Box::pin(async move { self.send(id, &content::encode_leave_request(&self.idempotency_key())).await })
     }
 
     /// Sends a message of the person's own with its last bit turned: what another member can forge in his name.
@@ -357,9 +376,11 @@ impl Person {
         self.publish(group, &content::encode_text(text, &self.idempotency_key())).await
     }
 
-    async fn send(&mut self, id: GroupId, message: &Outgoing) -> Result<(), PersonError> {
-        let group = self.sync_group(id).await?;
-        self.publish(group, message).await
+    fn send<'a>(&'a mut self, id: GroupId, message: &'a Outgoing) -> LocalBoxFuture<'a, Result<(), PersonError>> {
+        Box::pin(async move {
+            let group = self.sync_group(id).await?;
+            self.publish(group, message).await
+        })
     }
 
     async fn publish(&mut self, mut group: Group, message: &Outgoing) -> Result<(), PersonError> {
@@ -369,20 +390,24 @@ impl Person {
     }
 
     /// Revokes another installation of the person's inbox.
-    pub async fn revoke(&self, installation: InstallationId) -> Result<(), PersonError> {
-        let inbox = self.inbox()?;
-        let update = revoke_update(&inbox, &self.wallet, [installation.into()], self.clock.now_ns()).await?;
-        Ok(self.network.publish_identity_update(update).await?)
+    pub fn revoke(&self, installation: InstallationId) -> LocalBoxFuture<'_, Result<(), PersonError>> {
+        Box::pin(async move {
+            let inbox = self.inbox()?;
+            let update = revoke_update(&inbox, &self.wallet, [installation.into()], self.clock.now_ns()).await?;
+            Ok(self.network.publish_identity_update(update).await?)
+        })
     }
 
     /// Replaces the key package, as libxmtp's clients do after joining.
-    pub async fn rotate_key_package(&mut self, wrapping: Wrapping) -> Result<(), PersonError> {
-        let mut account = self.account()?;
-        account.rotate_key_package(wrapping, &*self.clock, &*self.randomness)?;
-        self.account = account.encode()?;
-        account.upload_key_package(&*self.network).await?;
-        self.account = account.encode()?;
-        Ok(())
+    pub fn rotate_key_package(&mut self, wrapping: Wrapping) -> LocalBoxFuture<'_, Result<(), PersonError>> {
+        Box::pin(async move {
+            let mut account = self.account()?;
+            account.rotate_key_package(wrapping, &*self.clock, &*self.randomness)?;
+            self.account = account.encode()?;
+            account.upload_key_package(&*self.network).await?;
+            self.account = account.encode()?;
+            Ok(())
+        })
     }
 
     /// SDKs use the time of day, too.

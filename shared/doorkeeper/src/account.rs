@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use futures::future::BoxFuture;
 use usher_domain::ports::{Clock, Randomness, random};
 use usher_store::{Owner, SnapshotError, Snapshots, Store, StoreError, snapshot::Save};
 use usher_xmtp::{Account, AccountError, identity::WalletSigner, inbox_of, network::Network};
@@ -52,36 +53,38 @@ pub(crate) const LEASE_MS: u64 = 60_000;
 
 /// Makes the account, or finishes making it: keys are stored before anything is published, so that a repetition after
 /// a crash at any point ends with one installation. Does nothing if the account is there.
-pub async fn init_account(
-    store: &Store,
-    snapshots: &Snapshots,
-    network: &dyn Network,
-    wallet: &dyn WalletSigner,
+pub fn init_account<'a>(
+    store: &'a Store,
+    snapshots: &'a Snapshots,
+    network: &'a dyn Network,
+    wallet: &'a dyn WalletSigner,
     clock: Arc<dyn Clock>,
     randomness: Arc<dyn Randomness>,
-) -> Result<AccountInfo, InitError> {
-    let surroundings = Surroundings { clock, randomness };
-    let info = |account: &Account| AccountInfo {
-        inbox: account.inbox().to_string(),
-        installation: account.installation().to_string(),
-        wallet: format!("{:#x}", wallet.address()),
-    };
-    if let Some(stored) = snapshots.load(&Owner::Account).await? {
-        let account = Account::decode(&stored.plaintext)?;
-        if account.is_registered() {
-            return Ok(info(&account));
+) -> BoxFuture<'a, Result<AccountInfo, InitError>> {
+    Box::pin(async move {
+        let surroundings = Surroundings { clock, randomness };
+        let info = |account: &Account| AccountInfo {
+            inbox: account.inbox().to_string(),
+            installation: account.installation().to_string(),
+            wallet: format!("{:#x}", wallet.address()),
+        };
+        if let Some(stored) = snapshots.load(&Owner::Account).await? {
+            let account = Account::decode(&stored.plaintext)?;
+            if account.is_registered() {
+                return Ok(info(&account));
+            }
         }
-    }
-    let owner = hex::encode(random::<16>(&*surroundings.randomness));
-    let now_ms = surroundings.clock.now_ms();
-    let lease = store.take_account(&owner, now_ms, now_ms + LEASE_MS).await?.ok_or(InitError::Held)?;
-    // A recovery begins under the same lease, and registers the account only when all rooms are marked.
-    let account = match store.recovery().await? {
-        Some(_) => Err(InitError::Recovering),
-        None => make(snapshots, network, wallet, lease.fence, &surroundings).await,
-    };
-    store.release_account(&lease).await?;
-    Ok(info(&account?))
+        let owner = hex::encode(random::<16>(&*surroundings.randomness));
+        let now_ms = surroundings.clock.now_ms();
+        let lease = store.take_account(&owner, now_ms, now_ms + LEASE_MS).await?.ok_or(InitError::Held)?;
+        // A recovery begins under the same lease, and registers the account only when all rooms are marked.
+        let account = match store.recovery().await? {
+            Some(_) => Err(InitError::Recovering),
+            None => make(snapshots, network, wallet, lease.fence, &surroundings).await,
+        };
+        store.release_account(&lease).await?;
+        Ok(info(&account?))
+    })
 }
 
 async fn make(

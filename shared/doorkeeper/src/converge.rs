@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use futures::future::LocalBoxFuture;
 use usher_domain::{EventKey, Incarnation, planner};
 use usher_store::{Chain, EventRecord, Lease, Release, RoomRecord, RoomState, Take};
 use usher_xmtp::{Account, Identities, Lost};
@@ -81,36 +82,38 @@ pub(crate) enum Round {
 impl Doorkeeper {
     /// Makes the rooms of an event equal to its admission, until that is done or `deadline_ms` (since 1970) is near.
     /// `owner` names this attempt. Trouble with XMTP is no error of the caller's: the event stays due.
-    pub async fn converge(
-        &self,
-        event: &EventKey,
-        owner: &str,
+    pub fn converge<'a>(
+        &'a self,
+        event: &'a EventKey,
+        owner: &'a str,
         deadline_ms: u64,
         cause: Cause,
-    ) -> Result<Converged, ConvergeError> {
-        let account = self.account().await.inspect_err(|error| self.tell(event, error))?;
-        let Some(account) = account else { return Ok(Converged::NotReady) };
-        let now_ms = self.parts.clock.now_ms();
-        let until_ms = deadline_ms.max(now_ms) + LEASE_GRACE_MS;
-        let lease = match self.parts.store.take(event, owner, now_ms, until_ms).await? {
-            Take::Taken(lease) => lease,
-            Take::HeldByOther(_) => return Ok(Converged::Held),
-            Take::NoSuchEvent => return Ok(Converged::NoSuchEvent),
-        };
-        self.note(|work| work.behind_since_ms = lease.behind_since_ms);
-        if cause == Cause::Fact {
-            self.leave_nudge(event, until_ms - now_ms).await;
-        }
-        let mut commits = 0;
-        match self.rounds(&account, lease.clone(), deadline_ms, cause, &mut commits).await {
-            Ok(converged) => Ok(converged),
-            Err(ConvergeError::Fenced) => Err(ConvergeError::Fenced),
-            Err(error) => {
-                self.tell(event, &error);
-                self.parts.store.abandon(&lease).await?;
-                Ok(Converged::Unfinished { reason: Chain(&error).to_string() })
+    ) -> LocalBoxFuture<'a, Result<Converged, ConvergeError>> {
+        Box::pin(async move {
+            let account = self.account().await.inspect_err(|error| self.tell(event, error))?;
+            let Some(account) = account else { return Ok(Converged::NotReady) };
+            let now_ms = self.parts.clock.now_ms();
+            let until_ms = deadline_ms.max(now_ms) + LEASE_GRACE_MS;
+            let lease = match self.parts.store.take(event, owner, now_ms, until_ms).await? {
+                Take::Taken(lease) => lease,
+                Take::HeldByOther(_) => return Ok(Converged::Held),
+                Take::NoSuchEvent => return Ok(Converged::NoSuchEvent),
+            };
+            self.note(|work| work.behind_since_ms = lease.behind_since_ms);
+            if cause == Cause::Fact {
+                self.leave_nudge(event, until_ms - now_ms).await;
             }
-        }
+            let mut commits = 0;
+            match self.rounds(&account, lease.clone(), deadline_ms, cause, &mut commits).await {
+                Ok(converged) => Ok(converged),
+                Err(ConvergeError::Fenced) => Err(ConvergeError::Fenced),
+                Err(error) => {
+                    self.tell(event, &error);
+                    self.parts.store.abandon(&lease).await?;
+                    Ok(Converged::Unfinished { reason: Chain(&error).to_string() })
+                }
+            }
+        })
     }
 
     fn tell(&self, event: &EventKey, error: &ConvergeError) {

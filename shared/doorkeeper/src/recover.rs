@@ -14,6 +14,7 @@
 
 use std::collections::BTreeSet;
 
+use futures::future::BoxFuture;
 use serde::Serialize;
 use usher_domain::{EventKey, GroupId, InstallationId};
 use usher_store::{AccountLease, Owner, Place, Recovery, RoomState, SnapshotError, StoreError, table::Write};
@@ -104,19 +105,25 @@ pub struct RoomProgress {
 impl Doorkeeper {
     /// Begins a recovery, unless one is under way. Nothing is published yet. `place` is where the deployment is from now
     /// on, if it is told.
-    pub async fn begin_recovery(&self, wallet: &dyn WalletSigner, place: Option<&Place>) -> Result<(), RecoverError> {
-        let adopted = place.map(Place::adopt_table);
-        if self.parts.store.recovery().await?.is_some() {
-            // One that was under way when the backup was made.
-            if let Some(adopt) = adopted {
-                self.parts.store.table().write(&adopt).await.map_err(StoreError::from)?;
+    pub fn begin_recovery<'a>(
+        &'a self,
+        wallet: &'a dyn WalletSigner,
+        place: Option<&'a Place>,
+    ) -> BoxFuture<'a, Result<(), RecoverError>> {
+        Box::pin(async move {
+            let adopted = place.map(Place::adopt_table);
+            if self.parts.store.recovery().await?.is_some() {
+                // One that was under way when the backup was made.
+                if let Some(adopt) = adopted {
+                    self.parts.store.table().write(&adopt).await.map_err(StoreError::from)?;
+                }
+                return Ok(());
             }
-            return Ok(());
-        }
-        let lease = self.lease_account().await?.ok_or(RecoverError::Held)?;
-        let began = self.replace_account(wallet, lease.clone(), adopted).await;
-        self.parts.store.release_account(&lease).await?;
-        began
+            let lease = self.lease_account().await?.ok_or(RecoverError::Held)?;
+            let began = self.replace_account(wallet, lease.clone(), adopted).await;
+            self.parts.store.release_account(&lease).await?;
+            began
+        })
     }
 
     async fn replace_account(
@@ -166,24 +173,26 @@ impl Doorkeeper {
 
     /// Takes a recovery as far as it goes now, and tells how far that is; `None` if none is under way. Rooms that have
     /// waited for `give_up_after_ms` are declared lost, so that they get successors.
-    pub async fn recover(
-        &self,
-        wallet: &dyn WalletSigner,
+    pub fn recover<'a>(
+        &'a self,
+        wallet: &'a dyn WalletSigner,
         give_up_after_ms: Option<u64>,
-    ) -> Result<Option<Progress>, RecoverError> {
-        let Some(recovery) = self.parts.store.recovery().await? else { return Ok(None) };
-        let busy = self.register_replacement(&recovery, wallet).await?;
-        self.receive_welcomes().await?;
-        if let Some(after_ms) = give_up_after_ms {
-            self.give_up(after_ms).await?;
-        }
-        let mut progress = self.progress(&recovery, busy).await?;
-        let awaited = |room: &RoomProgress| matches!(room.state, RoomState::AwaitingWelcome { .. });
-        if progress.held.is_empty() && !progress.rooms.iter().any(awaited) {
-            self.end_recovery(&recovery, wallet).await?;
-            progress = Progress { finished: true, ..self.progress(&recovery, Vec::new()).await? };
-        }
-        Ok(Some(progress))
+    ) -> BoxFuture<'a, Result<Option<Progress>, RecoverError>> {
+        Box::pin(async move {
+            let Some(recovery) = self.parts.store.recovery().await? else { return Ok(None) };
+            let busy = self.register_replacement(&recovery, wallet).await?;
+            self.receive_welcomes().await?;
+            if let Some(after_ms) = give_up_after_ms {
+                self.give_up(after_ms).await?;
+            }
+            let mut progress = self.progress(&recovery, busy).await?;
+            let awaited = |room: &RoomProgress| matches!(room.state, RoomState::AwaitingWelcome { .. });
+            if progress.held.is_empty() && !progress.rooms.iter().any(awaited) {
+                self.end_recovery(&recovery, wallet).await?;
+                progress = Progress { finished: true, ..self.progress(&recovery, Vec::new()).await? };
+            }
+            Ok(Some(progress))
+        })
     }
 
     /// Registers the new installation once all rooms wait; returns the events that somebody else works on until then.

@@ -4,6 +4,7 @@
 //! The new key package is stored before it is uploaded, together with the mark that the node may not have it yet. So
 //! whoever comes after a crash uploads it, and until then the node serves one whose private halves are kept.
 
+use futures::future::BoxFuture;
 use usher_domain::ports::random;
 use usher_store::{AccountLease, Owner, snapshot::Save, table::Write};
 use usher_xmtp::{Account, Wrapping};
@@ -20,9 +21,11 @@ pub(crate) struct Held {
 impl Doorkeeper {
     /// Replaces the account's key package when it is a month old, and receives welcomes while a recovery is under way.
     /// Whether anything was done; nothing is while somebody else holds the account.
-    pub async fn keep_up(&self) -> Result<bool, ConvergeError> {
-        let renewed = self.renew_key_package().await?;
-        Ok(self.receive_welcomes().await? > 0 || renewed)
+    pub fn keep_up(&self) -> BoxFuture<'_, Result<bool, ConvergeError>> {
+        Box::pin(async move {
+            let renewed = self.renew_key_package().await?;
+            Ok(self.receive_welcomes().await? > 0 || renewed)
+        })
     }
 
     async fn renew_key_package(&self) -> Result<bool, ConvergeError> {

@@ -9,6 +9,7 @@ use std::{
     sync::Mutex,
 };
 
+use futures::future::BoxFuture;
 use usher_domain::{EventKey, GroupId, admission::Admission, ports::random};
 use usher_store::{EventRecord, Lease, Owner, RoomRecord, RoomState, SnapshotError, Take};
 use usher_xmtp::{Account, ConversationType, Group, Identities, Invitation, Welcomed};
@@ -47,19 +48,21 @@ impl Doorkeeper {
     }
 
     /// Accepts welcomes to rooms that wait for one, while a recovery is under way; returns how many came back.
-    pub async fn receive_welcomes(&self) -> Result<usize, ConvergeError> {
-        if self.parts.store.recovery().await?.is_none() {
-            return Ok(0);
-        }
-        let awaiting = self.parts.store.awaiting_rooms(AWAITING_MAX).await?;
-        let Some(mut held) = self.hold_account().await? else { return Ok(0) };
-        let received = match held.account.is_registered() {
-            true => self.receive(&mut held, &awaiting).await,
-            false => Ok(0),
-        };
-        self.parts.store.release_account(&held.lease).await?;
-        self.keep_account(held.account);
-        received
+    pub fn receive_welcomes(&self) -> BoxFuture<'_, Result<usize, ConvergeError>> {
+        Box::pin(async move {
+            if self.parts.store.recovery().await?.is_none() {
+                return Ok(0);
+            }
+            let awaiting = self.parts.store.awaiting_rooms(AWAITING_MAX).await?;
+            let Some(mut held) = self.hold_account().await? else { return Ok(0) };
+            let received = match held.account.is_registered() {
+                true => self.receive(&mut held, &awaiting).await,
+                false => Ok(0),
+            };
+            self.parts.store.release_account(&held.lease).await?;
+            self.keep_account(held.account);
+            received
+        })
     }
 
     async fn receive(&self, held: &mut Held, awaiting: &BTreeMap<GroupId, EventKey>) -> Result<usize, ConvergeError> {

@@ -3,6 +3,7 @@
 use std::{collections::BTreeSet, panic::AssertUnwindSafe};
 
 use aws_lambda_events::event::sqs::{SqsBatchResponse, SqsEvent, SqsMessage};
+use futures::future::LocalBoxFuture;
 use futures::{FutureExt as _, StreamExt as _, TryStreamExt as _, future::join_all, stream};
 use tracing::{error, info, warn};
 use usher_chain::{Chains, ParkName, Parked, Reading};
@@ -38,46 +39,48 @@ pub struct NoMessageId {
 ///
 /// # Errors
 /// If a record has no message id; nothing was done then.
-pub async fn handle_queue(
-    usher: &Usher,
+pub fn handle_queue<'a>(
+    usher: &'a Usher,
     batch: SqsEvent,
-    invocation: &Invocation,
-) -> Result<SqsBatchResponse, NoMessageId> {
-    let usage = usher.metrics.usage();
-    let queued_ms = sent_ms(&batch).map(|sent_ms| usher.adapters.clock.now_ms().saturating_sub(sent_ms));
-    let (stored, tally) = match usher.current().await {
-        Ok(current) => {
-            let stored = store_batch(&usher.store, &current.settings.chains, batch.records).await?;
-            let tally = converge_all(usher, &current, &stored.due, invocation, Cause::Fact).await;
-            (stored, tally)
-        }
-        Err(error) => {
-            error!(invocation = invocation.id, error = %Chain(&error), "nothing can be read: all messages come again");
-            (left_batch(batch.records)?, Tally::default())
-        }
-    };
-    info!(
-        invocation = invocation.id,
-        messages = stored.messages,
-        messages.failed = stored.failed.len(),
-        facts = stored.facts,
-        parked = stored.parked,
-        ignored = stored.ignored,
-        events = stored.due.len(),
-        events.done = tally.done,
-        events.held = tally.held,
-        events.left = tally.left,
-        "batch handled"
-    );
-    let record = Record::of_invocation("batch", &invocation.id)
-        .duration("QueueMs", queued_ms)
-        .stored(&stored)
-        .tally(stored.due.len(), tally)
-        .usage(usher.metrics.usage_since(usage));
-    usher.metrics.tell(usher.adapters.clock.now_ms(), record);
-    let mut response = SqsBatchResponse::default();
-    response.set_failures(stored.failed);
-    Ok(response)
+    invocation: &'a Invocation,
+) -> LocalBoxFuture<'a, Result<SqsBatchResponse, NoMessageId>> {
+    Box::pin(async move {
+        let usage = usher.metrics.usage();
+        let queued_ms = sent_ms(&batch).map(|sent_ms| usher.adapters.clock.now_ms().saturating_sub(sent_ms));
+        let (stored, tally) = match usher.current().await {
+            Ok(current) => {
+                let stored = store_batch(&usher.store, &current.settings.chains, batch.records).await?;
+                let tally = converge_all(usher, &current, &stored.due, invocation, Cause::Fact).await;
+                (stored, tally)
+            }
+            Err(error) => {
+                error!(invocation = invocation.id, error = %Chain(&error), "nothing can be read: all messages come again");
+                (left_batch(batch.records)?, Tally::default())
+            }
+        };
+        info!(
+            invocation = invocation.id,
+            messages = stored.messages,
+            messages.failed = stored.failed.len(),
+            facts = stored.facts,
+            parked = stored.parked,
+            ignored = stored.ignored,
+            events = stored.due.len(),
+            events.done = tally.done,
+            events.held = tally.held,
+            events.left = tally.left,
+            "batch handled"
+        );
+        let record = Record::of_invocation("batch", &invocation.id)
+            .duration("QueueMs", queued_ms)
+            .stored(&stored)
+            .tally(stored.due.len(), tally)
+            .usage(usher.metrics.usage_since(usage));
+        usher.metrics.tell(usher.adapters.clock.now_ms(), record);
+        let mut response = SqsBatchResponse::default();
+        response.set_failures(stored.failed);
+        Ok(response)
+    })
 }
 
 /// What became of a batch in the ledger.

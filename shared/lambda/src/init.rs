@@ -8,6 +8,7 @@ use std::{
     path::Path,
 };
 
+use futures::future::BoxFuture;
 use usher_domain::ports::Randomness;
 use usher_doorkeeper::{AccountInfo, InitError, init_account};
 use usher_store::{Owner, StoreError};
@@ -54,14 +55,16 @@ pub enum WalletFileError {
 impl Usher {
     /// Writes the deployment's id, binds it to its place if that is told, and makes its XMTP account, or finds all of
     /// them; after a crash at any point, a repetition ends with one of each.
-    pub async fn init(&self, wallet: &dyn WalletSigner) -> Result<AccountInfo, SetUpError> {
-        let deployment = self.store.init_deployment().await?;
-        if let Some(told) = &self.place {
-            self.check_place(&self.store.bind(told).await?)?;
-        }
-        let snapshots = self.snapshots(deployment)?;
-        let (clock, randomness) = (self.adapters.clock.clone(), self.adapters.randomness.clone());
-        Ok(init_account(&self.store, &snapshots, &*self.adapters.network, wallet, clock, randomness).await?)
+    pub fn init<'a>(&'a self, wallet: &'a dyn WalletSigner) -> BoxFuture<'a, Result<AccountInfo, SetUpError>> {
+        Box::pin(async move {
+            let deployment = self.store.init_deployment().await?;
+            if let Some(told) = &self.place {
+                self.check_place(&self.store.bind(told).await?)?;
+            }
+            let snapshots = self.snapshots(deployment)?;
+            let (clock, randomness) = (self.adapters.clock.clone(), self.adapters.randomness.clone());
+            Ok(init_account(&self.store, &snapshots, &*self.adapters.network, wallet, clock, randomness).await?)
+        })
     }
 
     /// The account as it is stored, for an operator to look at; `None` if there is none. Needs the data key.

@@ -1,6 +1,7 @@
 //! Going on from a restored table, or with a new installation: what an operator does, wired. See
 //! [`Doorkeeper::recover`](usher_doorkeeper::Doorkeeper::recover).
 
+use futures::future::BoxFuture;
 use usher_doorkeeper::{Progress, RecoverError};
 use usher_store::StoreError;
 use usher_xmtp::identity::WalletSigner;
@@ -34,27 +35,31 @@ pub enum RecoveryError {
 impl Usher {
     /// Begins a recovery, unless one is under way: the account gets a new installation, and a table of another name than
     /// before is the deployment's from now on.
-    pub async fn begin_recovery(&self, wallet: &dyn WalletSigner) -> Result<(), RecoveryError> {
-        // On a network of another name there is nothing to recover.
-        if let (Some(told), Some(bound)) = (&self.place, self.store.place().await?)
-            && told.network != bound.network
-        {
-            self.check_place(&bound)?;
-        }
-        Ok(self.anywhere().await?.all.begin_recovery(wallet, self.place.as_ref()).await?)
+    pub fn begin_recovery<'a>(&'a self, wallet: &'a dyn WalletSigner) -> BoxFuture<'a, Result<(), RecoveryError>> {
+        Box::pin(async move {
+            // On a network of another name there is nothing to recover.
+            if let (Some(told), Some(bound)) = (&self.place, self.store.place().await?)
+                && told.network != bound.network
+            {
+                self.check_place(&bound)?;
+            }
+            Ok(self.anywhere().await?.all.begin_recovery(wallet, self.place.as_ref()).await?)
+        })
     }
 
     /// Takes a recovery as far as it goes now, and tells how far that is; `None` if none is under way. Rooms that have
     /// waited for `give_up_after_ms` get successors.
-    pub async fn recover(
-        &self,
-        wallet: &dyn WalletSigner,
+    pub fn recover<'a>(
+        &'a self,
+        wallet: &'a dyn WalletSigner,
         give_up_after_ms: Option<u64>,
-    ) -> Result<Option<Progress>, RecoveryError> {
-        if let Some(bound) = self.store.place().await? {
-            self.check_place(&bound)?;
-        }
-        Ok(self.anywhere().await?.all.recover(wallet, give_up_after_ms).await?)
+    ) -> BoxFuture<'a, Result<Option<Progress>, RecoveryError>> {
+        Box::pin(async move {
+            if let Some(bound) = self.store.place().await? {
+                self.check_place(&bound)?;
+            }
+            Ok(self.anywhere().await?.all.recover(wallet, give_up_after_ms).await?)
+        })
     }
 
     /// Who works on the deployment's rooms, wherever it is bound to be.

@@ -7,6 +7,7 @@ use std::{
 };
 
 use aws_lambda_events::event::sqs::{SqsBatchResponse, SqsEvent};
+use futures::future::LocalBoxFuture;
 use futures::{StreamExt as _, stream};
 use serde::{Deserialize, Serialize};
 use tracing::{error, info, warn};
@@ -90,15 +91,21 @@ pub enum SweepError {
 }
 
 /// Does what the trigger asks. The answer never names a message.
-pub async fn handle(usher: &Usher, trigger: Trigger, invocation: &Invocation) -> Result<SqsBatchResponse, SweepError> {
-    match trigger {
-        Trigger::Nudges(batch) => handle_nudges(usher, batch, invocation).await,
-        Trigger::Schedule(_) => {
-            let swept = handle_schedule(usher, invocation).await;
-            swept.inspect_err(|error| error!(invocation = invocation.id, error = %Chain(error), "sweep failed"))?;
+pub fn handle<'a>(
+    usher: &'a Usher,
+    trigger: Trigger,
+    invocation: &'a Invocation,
+) -> LocalBoxFuture<'a, Result<SqsBatchResponse, SweepError>> {
+    Box::pin(async move {
+        match trigger {
+            Trigger::Nudges(batch) => handle_nudges(usher, batch, invocation).await,
+            Trigger::Schedule(_) => {
+                let swept = handle_schedule(usher, invocation).await;
+                swept.inspect_err(|error| error!(invocation = invocation.id, error = %Chain(error), "sweep failed"))?;
+            }
         }
-    }
-    Ok(SqsBatchResponse::default())
+        Ok(SqsBatchResponse::default())
+    })
 }
 
 /// Sends one nudge for each event that is due, or whose rooms have news, at most [`NUDGES_MAX`]; returns how many.

@@ -9,6 +9,7 @@ use std::{
 
 use aws_config::{BehaviorVersion, SdkConfig, timeout::TimeoutConfig};
 use aws_smithy_http_client::tls;
+use futures::future::BoxFuture;
 use usher_chain::Chains;
 use usher_domain::ports::{Clock, Randomness};
 use usher_doorkeeper::{Nudges, Policy};
@@ -163,16 +164,18 @@ impl AwsClients {
     }
 
     /// How AWS is reached, as the environment and the files of the AWS command line describe it, with bounded calls.
-    pub async fn config_from_env() -> SdkConfig {
-        let timeouts = TimeoutConfig::builder()
-            .connect_timeout(AWS_CONNECT_TIMEOUT)
-            .operation_attempt_timeout(AWS_ATTEMPT_TIMEOUT)
-            .operation_timeout(AWS_TIMEOUT)
-            .build();
-        let https = aws_smithy_http_client::Builder::new()
-            .tls_provider(tls::Provider::Rustls(tls::rustls_provider::CryptoMode::Ring))
-            .build_https();
-        aws_config::defaults(BehaviorVersion::latest()).http_client(https).timeout_config(timeouts).load().await
+    pub fn config_from_env() -> BoxFuture<'static, SdkConfig> {
+        Box::pin(async move {
+            let timeouts = TimeoutConfig::builder()
+                .connect_timeout(AWS_CONNECT_TIMEOUT)
+                .operation_attempt_timeout(AWS_ATTEMPT_TIMEOUT)
+                .operation_timeout(AWS_TIMEOUT)
+                .build();
+            let https = aws_smithy_http_client::Builder::new()
+                .tls_provider(tls::Provider::Rustls(tls::rustls_provider::CryptoMode::Ring))
+                .build_https();
+            aws_config::defaults(BehaviorVersion::latest()).http_client(https).timeout_config(timeouts).load().await
+        })
     }
 
     /// Clients of this configuration.
@@ -195,15 +198,17 @@ impl AwsClients {
 
 impl Usher {
     /// What the process's environment describes. A failure is logged: a function that cannot start has no other voice.
-    pub async fn from_env() -> Result<Self, ConnectError> {
-        let connected = match Config::from_env() {
-            Ok(config) => {
-                let aws = AwsClients::from_env().await;
-                Self::connect(&config, &aws).map(|usher| usher.with_metrics(Metrics::from_env(aws.meter)))
-            }
-            Err(error) => Err(error.into()),
-        };
-        connected.inspect_err(|error| tracing::error!(error = %Chain(error), "cannot start"))
+    pub fn from_env() -> BoxFuture<'static, Result<Self, ConnectError>> {
+        Box::pin(async {
+            let connected = match Config::from_env() {
+                Ok(config) => {
+                    let aws = AwsClients::from_env().await;
+                    Self::connect(&config, &aws).map(|usher| usher.with_metrics(Metrics::from_env(aws.meter)))
+                }
+                Err(error) => Err(error.into()),
+            };
+            connected.inspect_err(|error| tracing::error!(error = %Chain(error), "cannot start"))
+        })
     }
 
     /// What `config` describes, by these clients. To be called within a Tokio runtime.

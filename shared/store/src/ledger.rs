@@ -10,6 +10,7 @@ use std::{
 };
 
 use alloy_primitives::Address;
+use futures::future::BoxFuture;
 use futures::future::try_join_all;
 use usher_domain::{EventKey, Fact, KioskKey, TicketKey, What, ticket, ticket::Holding};
 
@@ -90,28 +91,30 @@ pub(crate) type Numbered<'a> = (usize, &'a Fact);
 
 impl Store {
     /// Stores facts and what follows from them. One fact's failure is not another's.
-    pub async fn record(&self, facts: &[Fact]) -> Recorded {
-        let mut recorded = Recorded::none_of(facts.len());
-        let mut mints: BTreeMap<EventKey, Vec<Numbered<'_>>> = BTreeMap::new();
-        let mut kiosks: BTreeMap<KioskKey, Vec<Numbered<'_>>> = BTreeMap::new();
-        for numbered in facts.iter().enumerate() {
-            if let Some(incarnation) = numbered.1.incarnation() {
-                mints.entry(incarnation.event).or_default().push(numbered);
-            } else if let Some(ticket) = numbered.1.ticket() {
-                kiosks.entry(ticket.kiosk).or_default().push(numbered);
+    pub fn record<'a>(&'a self, facts: &'a [Fact]) -> BoxFuture<'a, Recorded> {
+        Box::pin(async move {
+            let mut recorded = Recorded::none_of(facts.len());
+            let mut mints: BTreeMap<EventKey, Vec<Numbered<'_>>> = BTreeMap::new();
+            let mut kiosks: BTreeMap<KioskKey, Vec<Numbered<'_>>> = BTreeMap::new();
+            for numbered in facts.iter().enumerate() {
+                if let Some(incarnation) = numbered.1.incarnation() {
+                    mints.entry(incarnation.event).or_default().push(numbered);
+                } else if let Some(ticket) = numbered.1.ticket() {
+                    kiosks.entry(ticket.kiosk).or_default().push(numbered);
+                }
             }
-        }
-        for (event, facts) in mints {
-            let done = self.record_mints(&event, &facts, &mut recorded).await;
-            fail(done, &facts, &mut recorded);
-        }
-        for (kiosk, facts) in kiosks {
-            for facts in portions(&facts) {
-                let done = self.record_tickets_or_wait(&kiosk, facts, &mut recorded).await;
-                fail(done, facts, &mut recorded);
+            for (event, facts) in mints {
+                let done = self.record_mints(&event, &facts, &mut recorded).await;
+                fail(done, &facts, &mut recorded);
             }
-        }
-        recorded
+            for (kiosk, facts) in kiosks {
+                for facts in portions(&facts) {
+                    let done = self.record_tickets_or_wait(&kiosk, facts, &mut recorded).await;
+                    fail(done, facts, &mut recorded);
+                }
+            }
+            recorded
+        })
     }
 
     /// The events that announced `kiosk`, in the order they became known here; `None` if nobody did.

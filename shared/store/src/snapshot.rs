@@ -13,6 +13,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
+use futures::future::BoxFuture;
 use futures::future::try_join_all;
 use usher_domain::{
     GroupId,
@@ -292,13 +293,15 @@ impl Snapshots {
 
     /// Claims an owner's state for the lease numbered `fence`: from now on nobody with a smaller number saves it.
     /// Returns the newest snapshot, if there is one.
-    pub async fn claim(&self, owner: &Owner, fence: u64) -> Result<Option<Snapshot>, SnapshotError> {
-        let head = self.claim_head(owner, fence).await?;
-        let snapshot = self.read(owner, head).await?;
-        if let Some(snapshot) = &snapshot {
-            self.prune(owner, snapshot.version).await;
-        }
-        Ok(snapshot)
+    pub fn claim<'a>(&'a self, owner: &'a Owner, fence: u64) -> BoxFuture<'a, Result<Option<Snapshot>, SnapshotError>> {
+        Box::pin(async move {
+            let head = self.claim_head(owner, fence).await?;
+            let snapshot = self.read(owner, head).await?;
+            if let Some(snapshot) = &snapshot {
+                self.prune(owner, snapshot.version).await;
+            }
+            Ok(snapshot)
+        })
     }
 
     /// The same for state that cannot or must not be read: returns the newest snapshot's version, 0 if there is none.
@@ -320,11 +323,13 @@ impl Snapshots {
     }
 
     /// The newest snapshot, without claiming it; `None` if there is none.
-    pub async fn load(&self, owner: &Owner) -> Result<Option<Snapshot>, SnapshotError> {
-        match self.table.get(&owner.head()).await? {
-            Some(head) => self.read(owner, head).await,
-            None => Ok(None),
-        }
+    pub fn load<'a>(&'a self, owner: &'a Owner) -> BoxFuture<'a, Result<Option<Snapshot>, SnapshotError>> {
+        Box::pin(async move {
+            match self.table.get(&owner.head()).await? {
+                Some(head) => self.read(owner, head).await,
+                None => Ok(None),
+            }
+        })
     }
 
     /// Saves the next version, together with its side writes; returns that version. Only a first version needs no claim.

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use alloy_primitives::Address;
+use futures::future::BoxFuture;
 use hkdf::Hkdf;
 use hmac::{Hmac, Mac};
 use openmls::key_packages::errors::KeyPackageNewError;
@@ -130,22 +131,24 @@ impl Account {
 
     /// Uploads the key package, publishes the installation with the wallet's signature and reads the log back. May be
     /// repeated after a failure at any point: what is there is not published again.
-    pub async fn register(
-        &mut self,
-        wallet: &dyn WalletSigner,
-        network: &dyn Network,
-        clock: &dyn Clock,
-    ) -> Result<(), AccountError> {
-        // Peers that find an installation without a key package list it as failed and do not look again.
-        self.upload_key_package(network).await?;
-        if !self.read_back(network).await? {
-            let update = self.registration(wallet, network, clock).await?;
-            network.publish_identity_update(update).await?;
+    pub fn register<'a>(
+        &'a mut self,
+        wallet: &'a dyn WalletSigner,
+        network: &'a dyn Network,
+        clock: &'a dyn Clock,
+    ) -> BoxFuture<'a, Result<(), AccountError>> {
+        Box::pin(async move {
+            // Peers that find an installation without a key package list it as failed and do not look again.
+            self.upload_key_package(network).await?;
             if !self.read_back(network).await? {
-                return Err(AccountError::NotVisible);
+                let update = self.registration(wallet, network, clock).await?;
+                network.publish_identity_update(update).await?;
+                if !self.read_back(network).await? {
+                    return Err(AccountError::NotVisible);
+                }
             }
-        }
-        Ok(())
+            Ok(())
+        })
     }
 
     async fn registration(
@@ -190,28 +193,34 @@ impl Account {
     /// Takes installations out of the inbox's log, with the wallet's signature, and reads the log back. May be repeated
     /// after a failure at any point: what is out is not revoked again. The wallet has to be the inbox's recovery
     /// identifier, as the one that created it is.
-    pub async fn revoke(
-        &mut self,
-        installations: &BTreeSet<InstallationId>,
-        wallet: &dyn WalletSigner,
-        network: &dyn Network,
-        clock: &dyn Clock,
-    ) -> Result<(), AccountError> {
-        let listed = |account: &Self| -> BTreeSet<InstallationId> {
-            account.siblings.iter().filter(|id| installations.contains(*id)).copied().collect()
-        };
-        if !self.read_back(network).await? {
-            return Err(AccountError::NotVisible);
-        }
-        let listed_before = listed(self);
-        if listed_before.is_empty() {
-            return Ok(());
-        }
-        self.check_log(network, 1).await?;
-        let revoked = listed_before.into_iter().map(Into::into);
-        let update = revoke_update(&self.inbox, wallet, revoked, clock.now_ns()).await?;
-        network.publish_identity_update(update).await?;
-        if self.read_back(network).await? && listed(self).is_empty() { Ok(()) } else { Err(AccountError::NotVisible) }
+    pub fn revoke<'a>(
+        &'a mut self,
+        installations: &'a BTreeSet<InstallationId>,
+        wallet: &'a dyn WalletSigner,
+        network: &'a dyn Network,
+        clock: &'a dyn Clock,
+    ) -> BoxFuture<'a, Result<(), AccountError>> {
+        Box::pin(async move {
+            let listed = |account: &Self| -> BTreeSet<InstallationId> {
+                account.siblings.iter().filter(|id| installations.contains(*id)).copied().collect()
+            };
+            if !self.read_back(network).await? {
+                return Err(AccountError::NotVisible);
+            }
+            let listed_before = listed(self);
+            if listed_before.is_empty() {
+                return Ok(());
+            }
+            self.check_log(network, 1).await?;
+            let revoked = listed_before.into_iter().map(Into::into);
+            let update = revoke_update(&self.inbox, wallet, revoked, clock.now_ns()).await?;
+            network.publish_identity_update(update).await?;
+            if self.read_back(network).await? && listed(self).is_empty() {
+                Ok(())
+            } else {
+                Err(AccountError::NotVisible)
+            }
+        })
     }
 
     /// Fails if the inbox's log does not take so many more entries.
@@ -222,10 +231,12 @@ impl Account {
     }
 
     /// Makes the current key package the one the node serves. Store the account afterwards, lest it be uploaded again.
-    pub async fn upload_key_package(&mut self, network: &dyn Network) -> Result<(), AccountError> {
-        network.upload_key_package(self.key_packages[0].key_package.clone()).await?;
-        self.awaiting_upload = false;
-        Ok(())
+    pub fn upload_key_package<'a>(&'a mut self, network: &'a dyn Network) -> BoxFuture<'a, Result<(), AccountError>> {
+        Box::pin(async move {
+            network.upload_key_package(self.key_packages[0].key_package.clone()).await?;
+            self.awaiting_upload = false;
+            Ok(())
+        })
     }
 
     /// Whether the node may not have the current key package yet.

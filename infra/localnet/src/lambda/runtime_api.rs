@@ -16,6 +16,7 @@ use axum::{
     response::{IntoResponse, Response},
     routing::{get, post},
 };
+use futures::future::BoxFuture;
 use serde_json::{Value, json};
 use tokio::sync::{mpsc, oneshot};
 
@@ -79,17 +80,19 @@ impl RuntimeApi {
     ///
     /// # Errors
     /// The port is taken.
-    pub async fn start(port: u16) -> Result<Self, ListenError> {
-        let (processes, invocations) = (Processes::default(), Arc::<Invocations>::default());
-        let router = Router::new()
-            .route("/{process}/2018-06-01/runtime/invocation/next", get(next))
-            .route("/{process}/2018-06-01/runtime/invocation/{request_id}/response", post(response))
-            .route("/{process}/2018-06-01/runtime/invocation/{request_id}/error", post(error))
-            .route("/{process}/2018-06-01/runtime/init/error", post(init_error))
-            .with_state(Arc::clone(&processes))
-            .merge(invoke_api::router(Arc::clone(&invocations)))
-            .layer(DefaultBodyLimit::max(MAX_PAYLOAD));
-        Ok(Self { server: Server::start(port, router).await?, processes, invocations })
+    pub fn start(port: u16) -> BoxFuture<'static, Result<Self, ListenError>> {
+        Box::pin(async move {
+            let (processes, invocations) = (Processes::default(), Arc::<Invocations>::default());
+            let router = Router::new()
+                .route("/{process}/2018-06-01/runtime/invocation/next", get(next))
+                .route("/{process}/2018-06-01/runtime/invocation/{request_id}/response", post(response))
+                .route("/{process}/2018-06-01/runtime/invocation/{request_id}/error", post(error))
+                .route("/{process}/2018-06-01/runtime/init/error", post(init_error))
+                .with_state(Arc::clone(&processes))
+                .merge(invoke_api::router(Arc::clone(&invocations)))
+                .layer(DefaultBodyLimit::max(MAX_PAYLOAD));
+            Ok(Self { server: Server::start(port, router).await?, processes, invocations })
+        })
     }
 
     /// Where functions are invoked: `http://127.0.0.1:…`.

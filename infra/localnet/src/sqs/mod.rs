@@ -17,6 +17,7 @@ use axum::{
     http::{HeaderMap, Method, StatusCode, Uri},
     response::{IntoResponse, Response},
 };
+use futures::future::BoxFuture;
 use serde_json::{Value, json};
 use winterbaume_core::{MockRequest, MockService};
 use winterbaume_sqs::SqsService;
@@ -54,14 +55,16 @@ impl Sqs {
     ///
     /// # Errors
     /// The port is taken or the file cannot be opened.
-    pub async fn start(port: u16, state: Option<&Path>) -> Result<Self, StartError> {
-        let listener = listen(port).await?;
-        let address = listener.local_addr().map_err(|source| ListenError::new(port, source))?;
-        let queues = Queues::open(state)?;
-        let service = SqsService::with_backend(Arc::new(Backend::new(queues, url(address))));
-        let router =
-            Router::new().fallback(answer).layer(DefaultBodyLimit::max(MAX_BODY)).with_state(Arc::new(service));
-        Ok(Self { server: Server::on(listener, address, router) })
+    pub fn start(port: u16, state: Option<&Path>) -> BoxFuture<'_, Result<Self, StartError>> {
+        Box::pin(async move {
+            let listener = listen(port).await?;
+            let address = listener.local_addr().map_err(|source| ListenError::new(port, source))?;
+            let queues = Queues::open(state)?;
+            let service = SqsService::with_backend(Arc::new(Backend::new(queues, url(address))));
+            let router =
+                Router::new().fallback(answer).layer(DefaultBodyLimit::max(MAX_BODY)).with_state(Arc::new(service));
+            Ok(Self { server: Server::on(listener, address, router) })
+        })
     }
 
     /// What the SDK takes as endpoint; a queue's URL is this, the account and the queue's name.

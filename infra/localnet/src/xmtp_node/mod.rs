@@ -23,6 +23,7 @@ use std::{
     sync::Arc,
 };
 
+use futures::future::BoxFuture;
 use tokio::sync::{Mutex, watch};
 use usher_xmtp::{
     identity::{AssociationState, NoSmartWallets, SmartWalletVerifier},
@@ -132,22 +133,24 @@ impl Node {
     ///
     /// # Errors
     /// If the database or a port is not to be had.
-    pub async fn start(options: NodeOptions) -> Result<RunningNode, NodeError> {
-        let store = Arc::new(Store::open(options.database.as_deref(), options.clock.clone())?);
-        let core = Arc::new(Core {
-            store,
-            gate: Gate::new(options.clock),
-            stream_end: watch::Sender::new(StreamEnd::Open),
-            smart_wallets: options.smart_wallets,
-            verified_inboxes: Mutex::default(),
-        });
-        let servers = Servers::start(
-            &core,
-            SocketAddr::new(options.host, options.port),
-            SocketAddr::new(options.host, options.web_port),
-        )
-        .await?;
-        Ok(RunningNode { core, servers })
+    pub fn start(options: NodeOptions) -> BoxFuture<'static, Result<RunningNode, NodeError>> {
+        Box::pin(async move {
+            let store = Arc::new(Store::open(options.database.as_deref(), options.clock.clone())?);
+            let core = Arc::new(Core {
+                store,
+                gate: Gate::new(options.clock),
+                stream_end: watch::Sender::new(StreamEnd::Open),
+                smart_wallets: options.smart_wallets,
+                verified_inboxes: Mutex::default(),
+            });
+            let servers = Servers::start(
+                &core,
+                SocketAddr::new(options.host, options.port),
+                SocketAddr::new(options.host, options.web_port),
+            )
+            .await?;
+            Ok(RunningNode { core, servers })
+        })
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use futures::future::BoxFuture;
 use openmls::{framing::Sender, prelude::LeafNodeIndex};
 use openmls_traits::OpenMlsProvider;
 use sha2::{Digest, Sha256};
@@ -107,63 +108,65 @@ impl Group {
     /// The change that adds and removes these inboxes with all their installations and takes note of new devices of
     /// those who stay, computed from the newest identity logs and key packages as libxmtp computes it. An installation
     /// without a usable key package is listed as failed; an inbox without any is refused.
-    pub async fn membership_change(
-        &self,
-        account: &Account,
-        network: &dyn Network,
-        identities: &mut Identities,
-        add: &BTreeSet<InboxId>,
-        remove: &BTreeSet<InboxId>,
-    ) -> Result<MembershipChange, ChangeError> {
-        let membership = self.membership();
-        identities.load(network, membership.members.keys().chain(add)).await?;
-        let mut change = MembershipChange { remove: remove.clone(), ..MembershipChange::default() };
-        let mut wanted: Vec<(InboxId, InstallationId)> = Vec::new();
-        let mut gone: BTreeSet<InstallationId> = BTreeSet::new();
-        for inbox in membership.members.keys().chain(add).filter(|inbox| !remove.contains(*inbox)) {
-            let Some((latest, state)) = identities.latest(inbox) else {
-                return Err(InvalidCommit::MissingIdentityUpdate(inbox.clone(), 0).into());
-            };
-            let stored = membership.members.get(inbox).copied();
-            if stored.is_some_and(|stored| stored >= latest) {
-                continue;
+    pub fn membership_change<'a>(
+        &'a self,
+        account: &'a Account,
+        network: &'a dyn Network,
+        identities: &'a mut Identities,
+        add: &'a BTreeSet<InboxId>,
+        remove: &'a BTreeSet<InboxId>,
+    ) -> BoxFuture<'a, Result<MembershipChange, ChangeError>> {
+        Box::pin(async move {
+            let membership = self.membership();
+            identities.load(network, membership.members.keys().chain(add)).await?;
+            let mut change = MembershipChange { remove: remove.clone(), ..MembershipChange::default() };
+            let mut wanted: Vec<(InboxId, InstallationId)> = Vec::new();
+            let mut gone: BTreeSet<InstallationId> = BTreeSet::new();
+            for inbox in membership.members.keys().chain(add).filter(|inbox| !remove.contains(*inbox)) {
+                let Some((latest, state)) = identities.latest(inbox) else {
+                    return Err(InvalidCommit::MissingIdentityUpdate(inbox.clone(), 0).into());
+                };
+                let stored = membership.members.get(inbox).copied();
+                if stored.is_some_and(|stored| stored >= latest) {
+                    continue;
+                }
+                let before = stored.and_then(|id| identities.installations_at(inbox, id)).unwrap_or_default();
+                let after = state.installations();
+                wanted.extend(after.difference(&before).map(|id| (inbox.clone(), *id)));
+                gone.extend(before.difference(&after));
+                change.set.insert(inbox.clone(), latest);
             }
-            let before = stored.and_then(|id| identities.installations_at(inbox, id)).unwrap_or_default();
-            let after = state.installations();
-            wanted.extend(after.difference(&before).map(|id| (inbox.clone(), *id)));
-            gone.extend(before.difference(&after));
-            change.set.insert(inbox.clone(), latest);
-        }
-        for inbox in remove.iter().filter(|inbox| membership.members.contains_key(*inbox)) {
-            let stored = membership.members[inbox];
-            gone.extend(identities.installations_at(inbox, stored).unwrap_or_default());
-        }
-        wanted.retain(|(_, installation)| *installation != account.installation());
-        let mut failed = membership.failed_installations.clone();
-        let reasons = self.fetch(network, wanted, &mut change, &mut failed).await?;
-        if let Some(inbox) = change.set.keys().find(|inbox| {
-            add.contains(*inbox)
-                && !change.add_installations.iter().any(|package| package.inbox() == **inbox)
-                && *inbox != account.inbox()
-        }) {
-            let reasons = reasons.get(inbox).cloned().unwrap_or_default();
-            return Err(ChangeError::NoUsableInstallation { inbox: inbox.clone(), reasons });
-        }
-        // Every installation that leaves is either removed from the tree or listed as failed, never neither or both.
-        let present: BTreeSet<InstallationId> = leaves(&self.mls).iter().map(|leaf| leaf.installation).collect();
-        for installation in gone {
-            if present.contains(&installation) {
-                failed.remove(&installation);
-                change.remove_installations.insert(installation);
-            } else {
-                failed.insert(installation);
+            for inbox in remove.iter().filter(|inbox| membership.members.contains_key(*inbox)) {
+                let stored = membership.members[inbox];
+                gone.extend(identities.installations_at(inbox, stored).unwrap_or_default());
             }
-        }
-        for package in &change.add_installations {
-            failed.remove(&package.installation());
-        }
-        change.failed_installations = failed;
-        Ok(change)
+            wanted.retain(|(_, installation)| *installation != account.installation());
+            let mut failed = membership.failed_installations.clone();
+            let reasons = self.fetch(network, wanted, &mut change, &mut failed).await?;
+            if let Some(inbox) = change.set.keys().find(|inbox| {
+                add.contains(*inbox)
+                    && !change.add_installations.iter().any(|package| package.inbox() == **inbox)
+                    && *inbox != account.inbox()
+            }) {
+                let reasons = reasons.get(inbox).cloned().unwrap_or_default();
+                return Err(ChangeError::NoUsableInstallation { inbox: inbox.clone(), reasons });
+            }
+            // Every installation that leaves is either removed from the tree or listed as failed, never neither or both.
+            let present: BTreeSet<InstallationId> = leaves(&self.mls).iter().map(|leaf| leaf.installation).collect();
+            for installation in gone {
+                if present.contains(&installation) {
+                    failed.remove(&installation);
+                    change.remove_installations.insert(installation);
+                } else {
+                    failed.insert(installation);
+                }
+            }
+            for package in &change.add_installations {
+                failed.remove(&package.installation());
+            }
+            change.failed_installations = failed;
+            Ok(change)
+        })
     }
 
     /// Fetches and checks the key packages of `wanted`: usable ones go into the change, others into `failed`.
@@ -261,37 +264,39 @@ impl Group {
         }
     }
 
-    async fn stage(
-        &mut self,
-        account: &Account,
-        network: &dyn Network,
-        identities: &mut Identities,
+    fn stage<'a>(
+        &'a mut self,
+        account: &'a Account,
+        network: &'a dyn Network,
+        identities: &'a mut Identities,
         extensions: GroupExtensions,
         add: Vec<MemberKeyPackage>,
-        remove: &BTreeSet<InstallationId>,
-    ) -> Result<(), ChangeError> {
-        self.check_writable()?;
-        if self.pending.is_some() {
-            return Err(ChangeError::Pending);
-        }
-        let before = self.provider.values();
-        let staged = match self.build(account, &extensions, &add, remove) {
-            Ok(staged) => self.check_own(network, identities).await.map(|()| staged),
-            Err(error) => Err(error),
-        };
-        match staged {
-            Ok((commit, welcome)) => {
-                let recipients = add.into_iter().map(|package| package.recipient).collect();
-                let welcome = welcome.map(|data| state::Welcome { data, recipients, commit_id: 0 });
-                self.remember_sent(Sha256::digest(&commit).into());
-                self.pending = Some(state::PendingCommit { epoch: self.epoch(), data: commit, welcome });
-                Ok(())
+        remove: &'a BTreeSet<InstallationId>,
+    ) -> BoxFuture<'a, Result<(), ChangeError>> {
+        Box::pin(async move {
+            self.check_writable()?;
+            if self.pending.is_some() {
+                return Err(ChangeError::Pending);
             }
-            Err(error) => {
-                self.restore(before);
-                Err(error)
+            let before = self.provider.values();
+            let staged = match self.build(account, &extensions, &add, remove) {
+                Ok(staged) => self.check_own(network, identities).await.map(|()| staged),
+                Err(error) => Err(error),
+            };
+            match staged {
+                Ok((commit, welcome)) => {
+                    let recipients = add.into_iter().map(|package| package.recipient).collect();
+                    let welcome = welcome.map(|data| state::Welcome { data, recipients, commit_id: 0 });
+                    self.remember_sent(Sha256::digest(&commit).into());
+                    self.pending = Some(state::PendingCommit { epoch: self.epoch(), data: commit, welcome });
+                    Ok(())
+                }
+                Err(error) => {
+                    self.restore(before);
+                    Err(error)
+                }
             }
-        }
+        })
     }
 
     /// The commit and the welcome, as TLS-serialized MLSMessages; the group is left with the commit pending.

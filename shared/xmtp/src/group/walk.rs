@@ -1,5 +1,6 @@
 //! Following a group's log: commits that count move the epoch, all else is read or stepped over.
 
+use futures::future::BoxFuture;
 use openmls::{
     framing::{ContentType, MlsMessageBodyIn, MlsMessageIn, PrivateMessageIn, ProcessedMessageContent},
     group::{ProcessMessageError, StagedCommit},
@@ -111,22 +112,24 @@ impl Group {
 
     /// [`Group::sync`] for one page of the log (100 messages): says whether there may be more. Whoever has little time
     /// stores the group between pages.
-    pub async fn sync_page(
-        &mut self,
-        account: &Account,
-        network: &dyn Network,
-        identities: &mut Identities,
-        events: &mut Vec<Event>,
-    ) -> Result<bool, WalkError> {
-        let page = network.group_messages(self.id, self.cursor.latest()).await?;
-        let full = page.len() >= PAGE_SIZE;
-        for message in page {
-            if self.lost.is_some() {
-                return Ok(false);
+    pub fn sync_page<'a>(
+        &'a mut self,
+        account: &'a Account,
+        network: &'a dyn Network,
+        identities: &'a mut Identities,
+        events: &'a mut Vec<Event>,
+    ) -> BoxFuture<'a, Result<bool, WalkError>> {
+        Box::pin(async move {
+            let page = network.group_messages(self.id, self.cursor.latest()).await?;
+            let full = page.len() >= PAGE_SIZE;
+            for message in page {
+                if self.lost.is_some() {
+                    return Ok(false);
+                }
+                self.receive(&message, account, network, identities, events).await?;
             }
-            self.receive(&message, account, network, identities, events).await?;
-        }
-        Ok(full && self.lost.is_none())
+            Ok(full && self.lost.is_none())
+        })
     }
 
     /// What the keys at hand open of the messages that follow, without following a single commit: all that somebody
