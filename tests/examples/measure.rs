@@ -1,22 +1,32 @@
-//! How large a room's state is and how long changing it takes: `cargo run --release -p usher-tests --example measure`.
+//! How large a room's state is, how long changing it takes, and what a cold function takes:
+//! `cargo build --release --bins && cargo run --release -p usher-tests --example measure`.
 //!
 //! One process and one local node; every change is stage, store (encode, seal, write to the in-memory table), publish,
-//! walk, store, welcomes, store: what a function does on a warm start. Times are medians of five.
+//! walk, store, welcomes, store: what a function does on a warm start. A cold purchase is the function's binary as
+//! `usher dev` runs it: from the start of its process to the answer, by when its one buyer is in the room. Times and
+//! memory are medians of five.
 
 use std::{
     collections::BTreeSet,
+    fs,
+    path::Path,
     sync::Arc,
     time::{Duration, Instant},
 };
 
+use axum::body::{Body, to_bytes};
 use futures::future::try_join_all;
+use hyper_util::{client::legacy::Client, rt::TokioExecutor};
 use usher_localnet::{
     ambient::{Ambient, SystemClock},
     person::Person,
     xmtp_node::{Node, NodeOptions},
 };
 use usher_store::{FileDataKeys, Owner, Snapshots, Store, memory::MemoryTable, snapshot::Save, table::Value};
-use usher_tests::world::{AnyError, TestClock, TestRandomness};
+use usher_tests::{
+    dev_stack::{DevStack, binaries},
+    world::{ANVIL_KEYS, AnyError, TestClock, TestRandomness},
+};
 use usher_xmtp::{
     Account, Group, Identities, NewGroup, V3,
     identity::{InboxId, LocalWallet, WalletSigner},
@@ -28,6 +38,7 @@ use usher_xmtp::{
 const SIZES: [usize; 4] = [2, 10, 100, 250];
 const REPEATS: usize = 5;
 const TEN: usize = 10;
+const PURCHASE: &str = "usher-purchase";
 
 struct Room {
     account: Account,
@@ -112,19 +123,65 @@ async fn main() -> Result<(), AnyError> {
             tens.push(room.change(newcomers, &[]).await?);
             room.change(&[], newcomers).await?;
         }
-        let ms = |times: &mut Vec<Duration>| {
-            times.sort();
-            times[times.len() / 2].as_secs_f64() * 1e3
-        };
+        let ms = |times: Vec<Duration>| median(times).as_secs_f64() * 1e3;
         println!(
             "| {size} | {:.1} KB | {:.1} ms | {:.1} ms | {:.1} ms |",
             sealed as f64 / 1e3,
-            ms(&mut adds),
-            ms(&mut removes),
-            ms(&mut tens),
+            ms(adds),
+            ms(removes),
+            ms(tens),
         );
     }
+    let (mut times, mut peaks) = (vec![], vec![]);
+    for _ in 0..REPEATS {
+        let (time, peak) = cold_purchase().await?;
+        times.push(time);
+        peaks.push(peak);
+    }
+    println!("\n| cold purchase | peak memory | binary |");
+    println!("| ---: | ---: | ---: |");
+    println!(
+        "| {:.1} ms | {:.1} MB | {:.1} MB |",
+        median(times).as_secs_f64() * 1e3,
+        median(peaks) as f64 / 1e6,
+        fs::metadata(binaries()?.join(PURCHASE))?.len() as f64 / 1e6,
+    );
     Ok(())
+}
+
+fn median<T: Ord + Copy>(mut values: Vec<T>) -> T {
+    values.sort();
+    values[values.len() / 2]
+}
+
+/// From the start of the purchase function's process to its answer, and the most memory it took, in bytes.
+async fn cold_purchase() -> Result<(Duration, u64), AnyError> {
+    let stack = DevStack::start_logged(&["--no-schedule"], "error", drop).await?;
+    let mut inboxes = Vec::new();
+    for key in &ANVIL_KEYS[..2] {
+        inboxes.push(Person::register(key, &stack.ready.xmtp_url).await?.inbox()?.to_string());
+    }
+    stack.send_sample("logs/01-mint.json").await?;
+    stack.until_handled().await?;
+
+    let sample = Path::new(env!("CARGO_MANIFEST_DIR")).join("../events/purchase.issue.json");
+    let url = format!("{}/2015-03-31/functions/purchase/invocations", stack.ready.lambda_url);
+    let request = axum::http::Request::post(url).body(Body::from(fs::read(sample)?))?;
+    let client = Client::builder(TokioExecutor::new()).build_http::<Body>();
+    // The stack starts each function once, to see that it can.
+    assert_eq!(stack.kill(PURCHASE)?, 1);
+    stack.until("no process is left", async || Ok(stack.peak_memory(PURCHASE)?.is_none().then_some(()))).await?;
+    let began = Instant::now();
+    let answer = client.request(request).await?;
+    let answer = to_bytes(Body::new(answer.into_body()), usize::MAX).await?;
+    let took = began.elapsed();
+    assert_eq!(&answer[..], br#"{"batchItemFailures":[]}"#);
+    let report = stack.rooms().await?;
+    let rooms = report.events[0].current().map(|incarnation| &incarnation.rooms[..]);
+    let Some([room]) = rooms else { return Err(format!("no room: {report:?}").into()) };
+    let seats = &room.status.as_ref().ok_or("the room was saved")?.seats;
+    assert!(inboxes.iter().all(|inbox| seats.iter().any(|seat| seat.inbox == *inbox)), "{seats:?}");
+    Ok((took, stack.peak_memory(PURCHASE)?.ok_or("it is kept for the next invocation")?))
 }
 
 async fn room(url: &str) -> Result<Room, AnyError> {

@@ -309,6 +309,19 @@ impl DevStack {
         Ok(self.children(|name| BINARIES[1..].contains(&name))?.len())
     }
 
+    /// The most memory that a process of a function has taken so far, in bytes; `None` if there is no living process.
+    pub fn peak_memory(&self, function: &str) -> Result<Option<u64>, AnyError> {
+        for pid in self.children(|name| name == function)? {
+            let status = fs::read_to_string(format!("/proc/{}/status", pid.as_raw_nonzero()))?;
+            // A dead process that nobody has asked about yet has none.
+            let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")?.trim().strip_suffix(" kB"));
+            if let Some(kilobytes) = peak {
+                return Ok(Some(kilobytes.parse::<u64>()? * 1024));
+            }
+        }
+        Ok(None)
+    }
+
     /// The stack's processes of these names.
     fn children(&self, is_wanted: impl Fn(&str) -> bool) -> Result<Vec<Pid>, AnyError> {
         let stack = self.process.as_ref().ok_or("the stack runs")?.id().to_string();
