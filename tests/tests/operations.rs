@@ -167,12 +167,11 @@ fn each_error_code_is_explained_and_each_explained_one_exists() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn functions_tell_metrics_of_a_story_on_lines_of_their_own() -> Result<(), AnyError> {
+async fn functions_tell_a_story_by_its_ids_and_in_metrics_on_lines_of_their_own() -> Result<(), AnyError> {
     let said = Arc::new(Mutex::new(Vec::<Value>::new()));
     let note = said.clone();
     let stack = DevStack::start_metered(&["--no-schedule"], "info", "story", move |line| {
-        let line: Option<Value> = serde_json::from_str(&line).ok();
-        note.lock().expect("nobody panics with it").extend(line.filter(|line| line.get("work").is_some()));
+        note.lock().expect("nobody panics with it").extend(serde_json::from_str::<Value>(&line).ok());
     })
     .await?;
     let (host, ana) = (stack.person(1).await?, stack.person(2).await?);
@@ -181,7 +180,7 @@ async fn functions_tell_metrics_of_a_story_on_lines_of_their_own() -> Result<(),
     stack.send(&[chain.mint(&event), chain.purchase(&event, 1, buyer)]).await?;
     stack.until_seated(&event.key(), &[(&host, 1), (&ana, 1)]).await?;
     stack.send(&[chain.refund(&event, 1, buyer)]).await?;
-    stack.nudged_until_seated(&event.key(), &[(&host, 1)]).await?;
+    let room = stack.nudged_until_seated(&event.key(), &[(&host, 1)]).await?;
     let told = |work: &str, name: &str| -> Vec<f64> {
         let lines = said.lock().expect("nobody panics with it");
         let of_work = lines.iter().filter(|line| line["work"] == work && line["Stage"] == "story");
@@ -202,5 +201,19 @@ async fn functions_tell_metrics_of_a_story_on_lines_of_their_own() -> Result<(),
     let batch = lines.iter().find(|line| line["work"] == "batch").expect("there was one");
     assert!(batch["Function"].as_str().is_some_and(|name| name.starts_with("usher-")), "{batch}");
     assert_eq!(batch["_aws"]["CloudWatchMetrics"][0]["Namespace"], "usher");
+
+    // What is done in a message's name says so, and what is done to a room names it and its event.
+    let saying = |message: &str| lines.iter().filter(|line| line["message"] == message).collect::<Vec<_>>();
+    let is_id = |id: &Value| id.as_str().is_some_and(|id| id.len() >= 32);
+    let stored = saying("message stored");
+    assert!(stored.len() >= 3 && stored.iter().all(|line| is_id(&line["message.id"])), "{stored:?}");
+    assert!(saying("batch handled").iter().all(|line| is_id(&line["invocation"])));
+    let saved = saying("room saved");
+    assert!(!saved.is_empty() && saved.iter().all(|line| line["room"] == *room), "{saved:?}");
+    let key = event.key().to_string();
+    let of_event =
+        |line: &&Value| line["spans"].as_array().is_some_and(|it| it.iter().any(|span| span["event"] == *key));
+    assert!(saved.iter().all(of_event), "{saved:?}");
+    assert!(saying("converged").iter().any(of_event));
     Ok(())
 }
