@@ -7,8 +7,6 @@ use usher_domain::{EventKey, ports::Clock};
 use usher_lambda::Machine;
 use usher_store::{Store, memory::MemoryTable};
 
-pub(crate) type MemoryStore = Store;
-
 /// What time it was so many milliseconds ago.
 struct Ago(u64);
 
@@ -19,12 +17,12 @@ impl Clock for Ago {
 }
 
 /// An empty ledger whose clock is late by so much.
-pub(crate) fn store(ago_ms: u64) -> MemoryStore {
+pub(crate) fn store(ago_ms: u64) -> Store {
     Store::new(Arc::new(MemoryTable::new()), Arc::new(Ago(ago_ms)), Arc::new(Machine))
 }
 
 /// Records the mint of the samples; returns its event.
-pub(crate) async fn mint(store: &MemoryStore) -> EventKey {
+pub(crate) async fn mint(store: &Store) -> EventKey {
     let logs = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../events/logs/01-mint.json");
     let chains = r#"{"31337":{"trust":"queue","factories":["0x5fbdb2315678afecb367f032d93f642f64180aa3"]}}"#;
     let chains: Chains = serde_json::from_str(chains).unwrap();

@@ -139,10 +139,10 @@ mod tests {
     use super::*;
     use crate::{
         doctor::Status,
-        testing::{MemoryStore, mint, store},
+        testing::{mint, store},
     };
 
-    async fn write_room(store: &MemoryStore, event: &EventKey, number: u8, state: RoomState, succeeds: u8) {
+    async fn write_room(store: &Store, event: &EventKey, number: u8, state: RoomState, succeeds: u8) {
         let minted = store.event(event).await.unwrap().unwrap().minted.unwrap();
         let room = RoomRecord {
             number: number.into(),
@@ -160,7 +160,7 @@ mod tests {
     }
 
     /// The checks by their names.
-    async fn looked(store: &MemoryStore) -> BTreeMap<String, (Status, String)> {
+    async fn looked(store: &Store) -> BTreeMap<String, (Status, String)> {
         let checks = look(store).await;
         for check in &checks {
             assert_eq!(check.status == Status::Ok, check.fix.is_none(), "{check:?}");
