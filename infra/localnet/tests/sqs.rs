@@ -158,6 +158,76 @@ async fn batches_of_ten_are_sent_received_and_deleted() {
 }
 
 #[tokio::test]
+async fn what_sqs_refuses_is_refused() {
+    let Local { client, sqs: _sqs } = local().await;
+    let queue = create(&client, "q", &[]).await;
+    let too_long = "m".repeat(1024 * 1024 + 1);
+    for (body, delay_s, code) in [
+        ("", 0, "MissingParameter"),
+        (&*too_long, 0, "InvalidParameterValue"),
+        ("\u{8}", 0, "InvalidMessageContents"),
+        ("a", 901, "InvalidParameterValue"),
+        ("a", -1, "InvalidParameterValue"),
+    ] {
+        let sent = client.send_message().queue_url(&queue).message_body(body).delay_seconds(delay_s).send().await;
+        assert_eq!(sent.unwrap_err().code(), Some(code), "{delay_s}");
+    }
+    let entry =
+        |id: &str, body: &str| SendMessageBatchRequestEntry::builder().id(id).message_body(body).build().unwrap();
+    let half = &too_long[..600_000];
+    for (entries, code) in [
+        (vec![], "AWS.SimpleQueueService.EmptyBatchRequest"),
+        (vec![entry("a", half), entry("b", half)], "AWS.SimpleQueueService.BatchRequestTooLong"),
+    ] {
+        let sent = client.send_message_batch().queue_url(&queue).set_entries(Some(entries)).send().await;
+        assert_eq!(sent.unwrap_err().code(), Some(code));
+    }
+    assert_eq!(attribute(&client, &queue, Attribute::ApproximateNumberOfMessages).await, "0");
+
+    // One that is refused leaves the others of its batch alone.
+    let batch = vec![entry("good", "a"), entry("bad", "\u{8}")];
+    let sent = client.send_message_batch().queue_url(&queue).set_entries(Some(batch)).send().await.unwrap();
+    assert_eq!(sent.successful().iter().map(|it| it.id()).collect::<Vec<_>>(), ["good"]);
+    let failed: Vec<_> = sent.failed().iter().map(|it| (it.id(), it.code(), it.sender_fault())).collect();
+    assert_eq!(failed, [("bad", "InvalidMessageContents", true)]);
+    let unknown = client.tag_queue().queue_url(&queue).tags("a", "b").send().await;
+    assert_eq!(unknown.unwrap_err().code(), Some("AWS.SimpleQueueService.UnsupportedOperation"));
+}
+
+#[tokio::test]
+async fn attributes_are_told_to_who_asks_for_them() {
+    let Local { client, sqs: _sqs } = local().await;
+    let queue = create(&client, "q", &[(Attribute::VisibilityTimeout, "0")]).await;
+    let value = || MessageAttributeValue::builder().data_type("String").string_value("v").build().unwrap();
+    let sent = client.send_message().queue_url(&queue).message_body("a");
+    sent.message_attributes("x", value()).message_attributes("y", value()).send().await.unwrap();
+    let unasked = receive_now(&client, &queue).await.remove(0);
+    assert_eq!((unasked.attributes(), unasked.message_attributes()), (None, None));
+    let asked = client.receive_message().queue_url(&queue).message_attribute_names("y");
+    let asked = asked.message_system_attribute_names(MessageSystemAttributeName::SentTimestamp).send().await.unwrap();
+    let asked = asked.messages.unwrap().remove(0);
+    assert_eq!(asked.message_attributes().unwrap().keys().collect::<Vec<_>>(), ["y"]);
+    assert_eq!(asked.attributes().unwrap().keys().collect::<Vec<_>>(), [&MessageSystemAttributeName::SentTimestamp]);
+    let some = client.get_queue_attributes().queue_url(&queue).attribute_names(Attribute::QueueArn).send().await;
+    assert_eq!(some.unwrap().attributes.unwrap().keys().collect::<Vec<_>>(), [&Attribute::QueueArn]);
+}
+
+#[tokio::test]
+async fn who_waits_hears_of_a_message_at_once() {
+    let Local { client, sqs: _sqs } = local().await;
+    let queue = create(&client, "q", &[(Attribute::ReceiveMessageWaitTimeSeconds, "20")]).await;
+    let (waiting, url) = (client.clone(), queue.clone());
+    // It waits as long as the queue says, and asks before these have their answers.
+    let poll = tokio::spawn(async move { receive_now(&waiting, &url).await });
+    for _ in 0..10 {
+        assert_eq!(attribute(&client, &queue, Attribute::ApproximateNumberOfMessages).await, "0");
+    }
+    send(&client, &queue, "news").await;
+    let heard = tokio::time::timeout(std::time::Duration::from_secs(10), poll).await.unwrap();
+    assert_eq!(heard.unwrap()[0].body(), Some("news"));
+}
+
+#[tokio::test]
 async fn what_is_received_too_often_goes_to_the_dead_letter_queue() {
     let Local { client, sqs: _sqs } = local().await;
     let dead = create(&client, "dead", &[]).await;

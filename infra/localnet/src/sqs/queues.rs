@@ -106,6 +106,11 @@ impl Attributes {
         self.seconds("MessageRetentionPeriod", 4 * 24 * 3600)
     }
 
+    /// How long a receiver waits who does not say it.
+    pub(super) fn wait(&self) -> Duration {
+        self.seconds("ReceiveMessageWaitTimeSeconds", 0)
+    }
+
     /// The dead-letter queue's name, and how many receives a message has before it goes there.
     fn redrive(&self) -> Option<(String, i64)> {
         let policy: RedrivePolicy = serde_json::from_str(self.0.get("RedrivePolicy")?).ok()?;
@@ -225,28 +230,41 @@ impl Queues {
         Ok(id)
     }
 
-    /// Takes up to `max` visible messages, the longest visible first, and hides them for `visibility` (the queue's by default).
-    /// What was received `maxReceiveCount` times already goes to the dead-letter queue instead.
+    /// Moves what was received `maxReceiveCount` times and is visible at `now` to the dead-letter queue; whether there
+    /// was any.
+    pub(super) fn bury(&mut self, name: &str, now: i64) -> Result<bool, Refused> {
+        let (settings, ..) = self.attributes(name)?;
+        let Some((target, max_receives)) = settings.redrive() else { return Ok(false) };
+        let moved = self
+            .connection
+            .prepare_cached(
+                "UPDATE message SET queue = ?2, receive_count = 0, first_ms = NULL, receipt = NULL
+                 WHERE queue = ?1 AND visible_ms <= ?3 AND receive_count >= ?4
+                   AND EXISTS (SELECT 1 FROM queue WHERE name = ?2)",
+            )?
+            .execute(params![name, target, now, max_receives])?;
+        Ok(moved > 0)
+    }
+
+    /// When the first message that is hidden at `now` becomes visible (ms since 1970).
+    pub(super) fn next_visible_ms(&self, name: &str, now: i64) -> Result<Option<i64>, Refused> {
+        let sql = "SELECT min(visible_ms) FROM message WHERE queue = ?1 AND visible_ms > ?2";
+        Ok(self.connection.prepare_cached(sql)?.query_row(params![name, now], |row| row.get(0))?)
+    }
+
+    /// Takes up to `max` messages visible at `now`, the longest visible first, and hides them for `visibility` (the queue's
+    /// by default).
     pub(super) fn receive(
         &mut self,
         name: &str,
+        now: i64,
         max: usize,
         visibility: Option<Duration>,
     ) -> Result<Vec<Received>, Refused> {
         let (settings, ..) = self.attributes(name)?;
-        let now = now_ms();
         let hidden_until = now + ms(visibility.unwrap_or_else(|| settings.visibility()));
         let transaction = self.connection.transaction()?;
         expire(&transaction, name, &settings)?;
-        if let Some((target, max_receives)) = settings.redrive() {
-            transaction
-                .prepare_cached(
-                    "UPDATE message SET queue = ?2, receive_count = 0, first_ms = NULL, receipt = NULL
-                     WHERE queue = ?1 AND visible_ms <= ?3 AND receive_count >= ?4
-                       AND EXISTS (SELECT 1 FROM queue WHERE name = ?2)",
-                )?
-                .execute(params![name, target, now, max_receives])?;
-        }
         let visible: Vec<i64> = transaction
             .prepare_cached(
                 "SELECT number FROM message WHERE queue = ?1 AND visible_ms <= ?2 ORDER BY visible_ms LIMIT ?3",
