@@ -297,7 +297,7 @@ impl DevStack {
 
     /// Kills all processes of a function, as a machine that fails does; returns how many there were.
     pub fn kill(&self, function: &str) -> Result<usize, AnyError> {
-        let processes = self.children(|name| name == function)?;
+        let processes = self.children(|name, _| name == function)?;
         for pid in &processes {
             kill_process(*pid, Signal::KILL)?;
         }
@@ -306,12 +306,17 @@ impl DevStack {
 
     /// How many processes of functions there are.
     pub fn processes(&self) -> Result<usize, AnyError> {
-        Ok(self.children(|name| BINARIES[1..].contains(&name))?.len())
+        Ok(self.children(|name, _| BINARIES[1..].contains(&name))?.len())
+    }
+
+    /// How many processes of a function have not ended. (One that has ended is a process until the stack asks about it.)
+    pub fn living(&self, function: &str) -> Result<usize, AnyError> {
+        Ok(self.children(|name, state| name == function && state != "Z")?.len())
     }
 
     /// The most memory that a process of a function has taken so far, in bytes; `None` if there is no living process.
     pub fn peak_memory(&self, function: &str) -> Result<Option<u64>, AnyError> {
-        for pid in self.children(|name| name == function)? {
+        for pid in self.children(|name, _| name == function)? {
             let status = fs::read_to_string(format!("/proc/{}/status", pid.as_raw_nonzero()))?;
             // A dead process that nobody has asked about yet has none.
             let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")?.trim().strip_suffix(" kB"));
@@ -322,8 +327,8 @@ impl DevStack {
         Ok(None)
     }
 
-    /// The stack's processes of these names.
-    fn children(&self, is_wanted: impl Fn(&str) -> bool) -> Result<Vec<Pid>, AnyError> {
+    /// The stack's processes of these names and states.
+    fn children(&self, is_wanted: impl Fn(&str, &str) -> bool) -> Result<Vec<Pid>, AnyError> {
         let stack = self.process.as_ref().ok_or("the stack runs")?.id().to_string();
         let mut children = Vec::new();
         for entry in fs::read_dir("/proc")?.map_while(Result::ok) {
@@ -331,7 +336,9 @@ impl DevStack {
             let Ok(stat) = fs::read_to_string(entry.path().join("stat")) else { continue };
             let Some((pid, rest)) = stat.split_once(" (") else { continue };
             let Some((name, rest)) = rest.split_once(") ") else { continue };
-            if is_wanted(name) && rest.split(' ').nth(1) == Some(stack.as_str()) {
+            let mut rest = rest.split(' ');
+            let (Some(state), Some(parent)) = (rest.next(), rest.next()) else { continue };
+            if is_wanted(name, state) && parent == stack {
                 children.extend(pid.parse().ok().and_then(Pid::from_raw));
             }
         }

@@ -168,3 +168,35 @@ async fn who_is_in_without_a_welcome_is_remembered() -> Outcome {
     assert_eq!(group.stranded(), [bob].into());
     Ok(())
 }
+
+/// Or each change of a room of hundreds would read and verify hundreds of logs.
+#[tokio::test]
+async fn a_change_verifies_only_the_logs_that_it_concerns() -> Outcome {
+    let world = World::start().await?;
+    let parts = world.parts().await?;
+    let network = &*parts.network;
+    let (alice, bob) = (world.person(1).await?.inbox()?, world.person(2).await?.inbox()?);
+    let wallet = LocalWallet::from_key(&[0x53; 32])?;
+    let mut account = Account::new(usher_xmtp::inbox_of(wallet.address(), network).await?, &SystemClock, &Ambient)?;
+    account.register(&wallet, network, &SystemClock).await?;
+    let in_it = [alice.clone()].into();
+    let group = group_with(&account, "two", &in_it, network, &mut Identities::default()).await?;
+
+    let (added, none) = (BTreeSet::from([bob.clone()]), BTreeSet::new());
+    let mut identities = Identities::default();
+    let change = group.membership_change(&account, network, &mut identities, &added, &none).await?;
+    assert_eq!(change.set.keys().collect::<Vec<_>>(), [&bob]);
+    assert!(identities.knows(&bob) && !identities.knows(&alice));
+
+    // Her second device is news.
+    world.person(1).await?;
+    let mut identities = Identities::default();
+    let change = group.membership_change(&account, network, &mut identities, &none, &none).await?;
+    assert_eq!(change.set.keys().collect::<Vec<_>>(), [&alice]);
+    assert_eq!(change.add_installations.len(), 1);
+
+    let mut identities = Identities::default();
+    let change = group.membership_change(&account, network, &mut identities, &none, &in_it).await?;
+    assert_eq!(change.remove_installations.len(), 1, "her first device, and no other was ever in");
+    Ok(())
+}

@@ -9,15 +9,12 @@ use openmls_traits::OpenMlsProvider;
 /// A stored openmls value that is not what openmls wrote.
 #[derive(Debug, thiserror::Error)]
 pub enum StorageCodecError {
-    /// openmls writes JSON.
-    #[error("an openmls value is not JSON")]
+    /// openmls writes JSON, and it was not written or cannot be had from a snapshot's MessagePack.
+    #[error("an openmls value is no JSON")]
     Json(#[from] serde_json::Error),
     /// In snapshots the same values are MessagePack.
     #[error("an openmls value cannot be packed")]
     Pack(#[from] rmp_serde::encode::Error),
-    /// The snapshot was not packed by [`Provider::encode`].
-    #[error("an openmls value cannot be unpacked")]
-    Unpack(#[from] rmp_serde::decode::Error),
 }
 
 /// Crypto, randomness and the storage that openmls works on. Nothing reaches a disk.
@@ -70,14 +67,21 @@ impl Provider {
     /// MessagePack says the same in a third of the bytes and a tenth of the time to read.
     pub(crate) fn encode(&self) -> Result<Values, StorageCodecError> {
         let pack = |value: Vec<u8>| -> Result<Vec<u8>, StorageCodecError> {
-            Ok(rmp_serde::to_vec(&serde_json::from_slice::<serde_json::Value>(&value)?)?)
+            let mut packed = Vec::with_capacity(value.len() / 2);
+            let mut json = serde_json::Deserializer::from_slice(&value);
+            serde_transcode::transcode(&mut json, &mut rmp_serde::Serializer::new(&mut packed))?;
+            json.end()?;
+            Ok(packed)
         };
         self.values().into_iter().map(|(key, value)| Ok((key, pack(value)?))).collect()
     }
 
     pub(crate) fn decode(packed: Values) -> Result<Self, StorageCodecError> {
         let unpack = |value: Vec<u8>| -> Result<Vec<u8>, StorageCodecError> {
-            Ok(serde_json::to_vec(&rmp_serde::from_slice::<serde_json::Value>(&value)?)?)
+            let mut json = Vec::with_capacity(value.len() * 3);
+            let mut packed = rmp_serde::Deserializer::from_read_ref(&value);
+            serde_transcode::transcode(&mut packed, &mut serde_json::Serializer::new(&mut json))?;
+            Ok(json)
         };
         let values = packed.into_iter().map(|(key, value)| Ok((key, unpack(value)?)));
         Ok(Self::with_values(values.collect::<Result<_, StorageCodecError>>()?))

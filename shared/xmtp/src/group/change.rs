@@ -118,11 +118,16 @@ impl Group {
     ) -> BoxFuture<'a, Result<MembershipChange, ChangeError>> {
         Box::pin(async move {
             let membership = self.membership();
-            identities.load(network, membership.members.keys().chain(add)).await?;
+            // A log that has not moved on since the group took note of it has nothing to say, and need not be verified.
+            let known: Vec<(InboxId, u64)> =
+                membership.members.iter().map(|(inbox, sequence_id)| (inbox.clone(), *sequence_id)).collect();
+            let mut concerned = Identities::changed(network, &known).await?;
+            concerned.extend(add.iter().filter(|inbox| !membership.members.contains_key(*inbox)).cloned());
+            identities.load(network, concerned.iter().chain(remove)).await?;
             let mut change = MembershipChange { remove: remove.clone(), ..MembershipChange::default() };
             let mut wanted: Vec<(InboxId, InstallationId)> = Vec::new();
             let mut gone: BTreeSet<InstallationId> = BTreeSet::new();
-            for inbox in membership.members.keys().chain(add).filter(|inbox| !remove.contains(*inbox)) {
+            for inbox in concerned.difference(remove) {
                 let Some((latest, state)) = identities.latest(inbox) else {
                     return Err(InvalidCommit::MissingIdentityUpdate(inbox.clone(), 0).into());
                 };
