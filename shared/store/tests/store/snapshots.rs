@@ -129,55 +129,65 @@ async fn side_writes_ride_along_or_nothing_happens() {
     .await;
 }
 
+/// A room of its own for each round of a test.
+fn room(round: u64) -> Owner {
+    Owner::Room(GroupId([u8::try_from(round).unwrap(); 16]))
+}
+
 #[tokio::test]
 async fn a_save_recognises_its_own_write() {
-    let faults = [Fault::SentTwice, Fault::AnswerLostAt(1), Fault::AnswerLostAt(2), Fault::AnswerLostAt(5)];
-    for (fault, state) in faults.iter().flat_map(|fault| [(fault, noise(1, 10)), (fault, noise(2, 1_200_000))]) {
-        let folder = folder();
-        let table = Arc::new(MemoryTable::new());
-        let faulty = snapshots(Faulty::new(table.clone(), *fault), folder.path());
-        faulty.claim(&ROOM, 1).await.unwrap();
-        let saved = faulty.save(&ROOM, save(1, 0, &state)).await;
-        let chunk_lost = state.len() > 10 && matches!(fault, Fault::AnswerLostAt(1 | 2));
-        assert_eq!(saved.is_err(), chunk_lost, "{fault:?}: {saved:?}");
-        if let Err(error) = saved {
-            // Nothing was flipped yet: nothing happened, and the saver may try again.
-            assert_eq!(error.kind(), Kind::RetrySoon);
-            assert_eq!(faulty.load(&ROOM).await.unwrap(), None);
-            faulty.save(&ROOM, save(1, 0, &state)).await.unwrap();
+    on_each(async |table| {
+        let faults = [Fault::SentTwice, Fault::AnswerLostAt(1), Fault::AnswerLostAt(2), Fault::AnswerLostAt(5)];
+        let rounds = faults.iter().flat_map(|fault| [(fault, noise(1, 10)), (fault, noise(2, 1_200_000))]);
+        for (round, (fault, state)) in (0..).zip(rounds) {
+            let (folder, room) = (folder(), room(round));
+            let faulty = snapshots(Faulty::new(table.clone(), *fault), folder.path());
+            faulty.claim(&room, 1).await.unwrap();
+            let saved = faulty.save(&room, save(1, 0, &state)).await;
+            let chunk_lost = state.len() > 10 && matches!(fault, Fault::AnswerLostAt(1 | 2));
+            assert_eq!(saved.is_err(), chunk_lost, "{fault:?}: {saved:?}");
+            if let Err(error) = saved {
+                // Nothing was flipped yet: nothing happened, and the saver may try again.
+                assert_eq!(error.kind(), Kind::RetrySoon);
+                assert_eq!(faulty.load(&room).await.unwrap(), None);
+                faulty.save(&room, save(1, 0, &state)).await.unwrap();
+            }
+            assert!(*faulty.load(&room).await.unwrap().unwrap().plaintext == state, "{fault:?}");
         }
-        assert!(*faulty.load(&ROOM).await.unwrap().unwrap().plaintext == state, "{fault:?}");
-    }
+    })
+    .await;
 }
 
 #[tokio::test]
 async fn dying_at_any_call_leaves_the_old_snapshot_or_the_new() {
-    for first in 0.. {
-        let folder = folder();
-        let table = Arc::new(MemoryTable::new());
-        let well = snapshots(table.clone(), folder.path());
-        let (old, new) = (noise(1, 800_000), noise(2, 900_000));
-        well.claim(&ROOM, 1).await.unwrap();
-        well.save(&ROOM, save(1, 0, &old)).await.unwrap();
+    on_each(async |table| {
+        for first in 0.. {
+            let (folder, room) = (folder(), room(first));
+            let well = snapshots(table.clone(), folder.path());
+            let (old, new) = (noise(1, 800_000), noise(2, 900_000));
+            well.claim(&room, 1).await.unwrap();
+            well.save(&room, save(1, 0, &old)).await.unwrap();
 
-        let dying = Arc::new(Faulty::new(table.clone(), Fault::DeadFrom(first)));
-        let saved = snapshots(dying.clone(), folder.path()).save(&ROOM, save(1, 1, &new)).await;
-        let next = snapshots(table.clone(), folder.path()).claim(&ROOM, 2).await.unwrap().unwrap();
-        match saved {
-            Ok(version) => assert!(version == 2 && *next.plaintext == new),
-            Err(error) => assert!(*next.plaintext == old, "{error:?}"),
+            let dying = Arc::new(Faulty::new(table.clone(), Fault::DeadFrom(first)));
+            let saved = snapshots(dying.clone(), folder.path()).save(&room, save(1, 1, &new)).await;
+            let next = snapshots(table.clone(), folder.path()).claim(&room, 2).await.unwrap().unwrap();
+            match saved {
+                Ok(version) => assert!(version == 2 && *next.plaintext == new),
+                Err(error) => assert!(*next.plaintext == old, "{error:?}"),
+            }
+            // Two versions on, nothing is left of either, nor of the attempt.
+            for version in [next.version, next.version + 1] {
+                well.save(&room, save(2, version, b"small")).await.unwrap();
+            }
+            well.claim(&room, 3).await.unwrap();
+            assert!(chunk_keys(&table, &room).await.is_empty(), "died at call {first}");
+            if dying.calls() <= first {
+                assert!(first > 4);
+                return;
+            }
         }
-        // Two versions on, nothing is left of either, nor of the attempt.
-        for version in [next.version, next.version + 1] {
-            well.save(&ROOM, save(2, version, b"small")).await.unwrap();
-        }
-        well.claim(&ROOM, 3).await.unwrap();
-        assert!(chunk_keys(&table, &ROOM).await.is_empty(), "died at call {first}");
-        if dying.calls() <= first {
-            assert!(first > 4);
-            return;
-        }
-    }
+    })
+    .await;
 }
 
 /// Alters an attribute of a stored item.
@@ -208,17 +218,33 @@ fn truncated(value: Value) -> Value {
     }
 }
 
-/// A table with one snapshot, and a reader that has no key in memory.
+/// A table with one snapshot of each room, and a reader that has no key in memory.
 async fn saved(state: &[u8]) -> (Arc<MemoryTable>, tempfile::TempDir, Snapshots) {
-    let folder = folder();
     let table = Arc::new(MemoryTable::new());
+    let shared: Arc<dyn Table> = table.clone();
+    let (folder, reader) = saved_in(&shared, state).await;
+    (table, folder, reader)
+}
+
+/// The same in a table that may hold such rooms already.
+async fn saved_in(table: &Arc<dyn Table>, state: &[u8]) -> (tempfile::TempDir, Snapshots) {
+    let folder = folder();
     for owner in [ROOM, OTHER_ROOM] {
+        for item in table.query(&Query::all(owner.to_string()).keys_only()).await.unwrap() {
+            table.write(&Write::delete(Key::new(owner.to_string(), item.text(SK).unwrap()))).await.unwrap();
+        }
         let writer = snapshots(table.clone(), folder.path());
         writer.claim(&owner, 1).await.unwrap();
         writer.save(&owner, save(1, 0, state)).await.unwrap();
     }
     let reader = snapshots(table.clone(), folder.path());
-    (table, folder, reader)
+    (folder, reader)
+}
+
+async fn chunk(table: &impl Table, owner: &Owner, number: usize) -> (Key, Item) {
+    let mut chunks = table.query(&Query::prefix(owner.to_string(), "chunk#")).await.unwrap();
+    let chunk = chunks.swap_remove(number);
+    (Key::new(owner.to_string(), chunk.text(SK).unwrap()), chunk)
 }
 
 /// Sets the head's digest to what its chunks now add up to: so that the seal itself is what refuses.
@@ -303,52 +329,48 @@ async fn a_snapshot_is_bound_to_its_version_and_write() {
 
 #[tokio::test]
 async fn chunks_swapped_altered_or_missing_are_refused() {
-    let state = noise(3, 1_200_000);
-    let chunk = |table: &MemoryTable, owner: &Owner, number: usize| {
-        let prefix = "chunk#";
-        let mut chunks =
-            table.dump().into_iter().filter(|(key, _)| key.pk == owner.to_string() && key.sk.starts_with(prefix));
-        chunks.nth(number).unwrap()
-    };
+    on_each(async |table| {
+        let state = noise(3, 1_200_000);
+        // Two chunks of one snapshot change places.
+        let (_folder, reader) = saved_in(&table, &state).await;
+        let ((a, first), (b, second)) = (chunk(&table, &ROOM, 0).await, chunk(&table, &ROOM, 1).await);
+        alter(&table, a, "body", |_| second["body"].clone()).await;
+        alter(&table, b, "body", |_| first["body"].clone()).await;
+        assert!(matches!(reader.load(&ROOM).await.unwrap_err(), SnapshotError::Tampered), "by the digest");
+        restore_digest(&table).await;
+        assert!(matches!(reader.load(&ROOM).await.unwrap_err(), SnapshotError::Tampered), "by the seal");
 
-    // Two chunks of one snapshot change places.
-    let (table, _folder, reader) = saved(&state).await;
-    let ((a, first), (b, second)) = (chunk(&table, &ROOM, 0), chunk(&table, &ROOM, 1));
-    alter(&table, a, "body", |_| second["body"].clone()).await;
-    alter(&table, b, "body", |_| first["body"].clone()).await;
-    assert!(matches!(reader.load(&ROOM).await.unwrap_err(), SnapshotError::Tampered), "by the digest");
-    restore_digest(&table).await;
-    assert!(matches!(reader.load(&ROOM).await.unwrap_err(), SnapshotError::Tampered), "by the seal");
-
-    // A chunk of another room takes the place of ours.
-    let (table, _folder, reader) = saved(&state).await;
-    let (_, foreign) = chunk(&table, &OTHER_ROOM, 2);
-    alter(&table, chunk(&table, &ROOM, 2).0, "body", |_| foreign["body"].clone()).await;
-    restore_digest(&table).await;
-    assert!(matches!(reader.load(&ROOM).await.unwrap_err(), SnapshotError::Tampered));
-
-    // One bit, one byte less.
-    for change in [Box::new(flipped(5)) as Box<dyn Fn(Value) -> Value>, Box::new(truncated)] {
-        let (table, _folder, reader) = saved(&state).await;
-        alter(&table, chunk(&table, &ROOM, 3).0, "body", change).await;
+        // A chunk of another room takes the place of ours.
+        let (_folder, reader) = saved_in(&table, &state).await;
+        let (_, foreign) = chunk(&table, &OTHER_ROOM, 2).await;
+        alter(&table, chunk(&table, &ROOM, 2).await.0, "body", |_| foreign["body"].clone()).await;
         restore_digest(&table).await;
         assert!(matches!(reader.load(&ROOM).await.unwrap_err(), SnapshotError::Tampered));
-    }
 
-    // One is gone: the first, one amid, the last.
-    for number in [0, 1, 3] {
-        let (table, _folder, reader) = saved(&state).await;
-        table.write(&Write::delete(chunk(&table, &ROOM, number).0)).await.unwrap();
-        let error = reader.load(&ROOM).await.unwrap_err();
-        assert!(matches!(error, SnapshotError::MissingChunk { number: n } if n == number), "{error:?}");
-    }
+        // One bit, one byte less.
+        for change in [Box::new(flipped(5)) as Box<dyn Fn(Value) -> Value>, Box::new(truncated)] {
+            let (_folder, reader) = saved_in(&table, &state).await;
+            alter(&table, chunk(&table, &ROOM, 3).await.0, "body", change).await;
+            restore_digest(&table).await;
+            assert!(matches!(reader.load(&ROOM).await.unwrap_err(), SnapshotError::Tampered));
+        }
 
-    // The last is gone and the head agrees: the count is sealed.
-    let (table, _folder, reader) = saved(&state).await;
-    table.write(&Write::delete(chunk(&table, &ROOM, 3).0)).await.unwrap();
-    alter(&table, Key::new(ROOM.to_string(), "head"), "chunks", |_| 3.into()).await;
-    restore_digest(&table).await;
-    assert!(matches!(reader.load(&ROOM).await.unwrap_err(), SnapshotError::Tampered));
+        // One is gone: the first, one amid, the last.
+        for number in [0, 1, 3] {
+            let (_folder, reader) = saved_in(&table, &state).await;
+            table.write(&Write::delete(chunk(&table, &ROOM, number).await.0)).await.unwrap();
+            let error = reader.load(&ROOM).await.unwrap_err();
+            assert!(matches!(error, SnapshotError::MissingChunk { number: n } if n == number), "{error:?}");
+        }
+
+        // The last is gone and the head agrees: the count is sealed.
+        let (_folder, reader) = saved_in(&table, &state).await;
+        table.write(&Write::delete(chunk(&table, &ROOM, 3).await.0)).await.unwrap();
+        alter(&table, Key::new(ROOM.to_string(), "head"), "chunks", |_| 3.into()).await;
+        restore_digest(&table).await;
+        assert!(matches!(reader.load(&ROOM).await.unwrap_err(), SnapshotError::Tampered));
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -371,22 +393,24 @@ async fn a_snapshot_opens_only_for_its_owner_deployment_and_key() {
 
 #[tokio::test]
 async fn a_reader_follows_a_head_that_moves() {
-    let folder = folder();
-    let table = Arc::new(MemoryTable::new());
-    let writer = snapshots(table.clone(), folder.path());
-    writer.claim(&ROOM, 1).await.unwrap();
-    writer.save(&ROOM, save(1, 0, &noise(1, 800_000))).await.unwrap();
-    let old_head = table.get(&Key::new(ROOM.to_string(), "head")).await.unwrap().unwrap();
-    writer.save(&ROOM, save(1, 1, &noise(2, 800_000))).await.unwrap();
+    on_each(async |table| {
+        let folder = folder();
+        let writer = snapshots(table.clone(), folder.path());
+        writer.claim(&ROOM, 1).await.unwrap();
+        writer.save(&ROOM, save(1, 0, &noise(1, 800_000))).await.unwrap();
+        let old_head = table.get(&Key::new(ROOM.to_string(), "head")).await.unwrap().unwrap();
+        writer.save(&ROOM, save(1, 1, &noise(2, 800_000))).await.unwrap();
 
-    // The reader read the head just before the writer moved it and removed the old chunks.
-    let reader = snapshots(StaleHead { inner: table, head: std::sync::Mutex::new(Some(old_head)) }, folder.path());
-    assert!(*reader.load(&ROOM).await.unwrap().unwrap().plaintext == noise(2, 800_000));
+        // The reader read the head just before the writer moved it and removed the old chunks.
+        let reader = snapshots(StaleHead { inner: table, head: std::sync::Mutex::new(Some(old_head)) }, folder.path());
+        assert!(*reader.load(&ROOM).await.unwrap().unwrap().plaintext == noise(2, 800_000));
+    })
+    .await;
 }
 
 /// Answers the first read of an item with an older one.
 struct StaleHead {
-    inner: Arc<MemoryTable>,
+    inner: Arc<dyn Table>,
     head: std::sync::Mutex<Option<Item>>,
 }
 
