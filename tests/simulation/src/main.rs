@@ -32,7 +32,10 @@ struct Arguments {
     workers: Option<usize>,
 }
 
-#[expect(clippy::print_stdout, reason = "a command")]
+/// How many seeds there are between two words on how far it is.
+const PROGRESS_EVERY: u64 = 500;
+
+#[expect(clippy::print_stdout, clippy::print_stderr, reason = "a command")]
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     if std::env::var_os("RUST_LOG").is_some() {
@@ -57,6 +60,14 @@ fn main() -> ExitCode {
                         println!("seed {seed}\n{}", outcome.trace.join("\n"));
                     }
                     total.lock().expect("no panic").add(&outcome.tally);
+                    let begun = seed + 1 - arguments.start;
+                    if begun.is_multiple_of(PROGRESS_EVERY) && begun < arguments.seeds {
+                        eprintln!(
+                            "{begun} of {} seeds, {} failed",
+                            arguments.seeds,
+                            failed.lock().expect("no panic").len()
+                        );
+                    }
                     if let Some(broken) = outcome.broken {
                         println!("seed {seed}: {broken}");
                         failed.lock().expect("no panic").push(seed);

@@ -22,7 +22,7 @@ use crate::{
     process::Process,
     shared::{Shared, pause},
     trouble::MINUTE_MS,
-    watch::Watch,
+    watch::{Watch, recipients},
 };
 
 /// How often the planned outage begins at a call of its kind, per mille.
@@ -274,6 +274,7 @@ impl Network for MemberNetwork {
 
     async fn send_welcomes(&self, welcomes: Vec<mls_api::WelcomeMessageInput>) -> Result<(), NetworkError> {
         self.turn().await;
+        self.shared.trace(|| format!("a member sends welcomes to {:?}", recipients(&welcomes)));
         self.node.send_welcomes(welcomes);
         Ok(())
     }

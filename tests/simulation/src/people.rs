@@ -260,6 +260,7 @@ impl People {
         } else {
             "a commit that members refuse"
         });
+        self.shared.trace(|| format!("person {who} commits {offence:?} in room {room} in epoch {}", epochs.0));
         if offence.is_fatal() {
             self.spoilt.lock().expect("no panic").insert(room);
         }
@@ -381,7 +382,16 @@ impl People {
     fn won(&self, room: GroupId, committed: &Committed) {
         let Committed { id, epoch, actor, actor_is_admin, .. } = committed;
         let winner = Winner { id: *id, actor: actor.clone(), actor_is_admin: *actor_is_admin };
-        let first = self.commits.lock().expect("no panic").entry((room, *epoch)).or_insert(winner).id;
+        let first = {
+            let mut commits = self.commits.lock().expect("no panic");
+            commits
+                .entry((room, *epoch))
+                .or_insert_with(|| {
+                    self.shared.trace(|| format!("commit {id} of inbox {actor} leads room {room} to epoch {epoch}"));
+                    winner
+                })
+                .id
+        };
         if first != *id {
             self.shared
                 .broken(format!("epoch {epoch} of room {room} was reached by commit {first} and by commit {id}"));

@@ -386,7 +386,7 @@ impl Watch {
             }
         }
         drop(seen);
-        self.shared.trace(|| format!("{} sends {} welcomes", process.name, welcomes.len()));
+        self.shared.trace(|| format!("{} sends welcomes to {:?}", process.name, recipients(welcomes)));
     }
 }
 
@@ -406,6 +406,11 @@ fn fence(condition: &Condition) -> Option<u64> {
 }
 
 /// Whom a welcome is for; nobody, if it is the copy that pointers lead to.
+/// The installations that welcomes name, in hex.
+pub(crate) fn recipients(welcomes: &[WelcomeMessageInput]) -> Vec<String> {
+    welcomes.iter().filter_map(invited).map(|(installation, _)| hex::encode(installation)).collect()
+}
+
 fn invited(welcome: &WelcomeMessageInput) -> Option<Invited> {
     match welcome.version.as_ref()? {
         Version::V1(v1) if v1.hpke_public_key.is_empty() => None,
