@@ -405,12 +405,12 @@ fn fence(condition: &Condition) -> Option<u64> {
     }
 }
 
-/// Whom a welcome is for; nobody, if it is the copy that pointers lead to.
-/// The installations that welcomes name, in hex.
+/// The installations that welcomes are for, in hex.
 pub(crate) fn recipients(welcomes: &[WelcomeMessageInput]) -> Vec<String> {
     welcomes.iter().filter_map(invited).map(|(installation, _)| hex::encode(installation)).collect()
 }
 
+/// Whom a welcome is for; nobody, if it is the copy that pointers lead to.
 fn invited(welcome: &WelcomeMessageInput) -> Option<Invited> {
     match welcome.version.as_ref()? {
         Version::V1(v1) if v1.hpke_public_key.is_empty() => None,

@@ -12,7 +12,7 @@ use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{Map, Value, json};
 use tokio::{
     sync::Notify,
-    time::{Instant, timeout_at},
+    time::{Instant, sleep_until},
 };
 
 use super::{
@@ -294,8 +294,11 @@ impl Protocol {
             if !received.is_empty() || Instant::now() >= deadline {
                 break received;
             }
-            // An error is the time at which one that is hidden now appears, or the end of the poll.
-            let _ = timeout_at(next.map_or(deadline, |next| deadline.min(next)), changed).await;
+            tokio::select! {
+                () = changed => {}
+                // One that is hidden now appears, or the poll ends.
+                () = sleep_until(next.map_or(deadline, |next| deadline.min(next))) => {}
+            }
         };
         let asked = [&request.message_system_attribute_names[..], &request.attribute_names].concat();
         let messages: Vec<_> =
@@ -420,7 +423,7 @@ fn each<T>(entries: &[Entry<T>], act: impl Fn(&T) -> Answer) -> Value {
                 "Id": entry.id,
                 "Code": refusal.code(),
                 "Message": refusal.message(),
-                "SenderFault": true,
+                "SenderFault": refusal.is_senders_fault(),
             })),
         }
     }

@@ -31,6 +31,10 @@ impl Refusal {
         self.code
     }
 
+    pub(super) fn is_senders_fault(&self) -> bool {
+        self.code != "InternalError"
+    }
+
     pub(super) fn message(&self) -> &str {
         &self.message
     }
@@ -51,9 +55,10 @@ impl From<Refused> for Refusal {
 
 impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
-        let (status, fault) = match self.code {
-            "InternalError" => (StatusCode::INTERNAL_SERVER_ERROR, "Receiver"),
-            _ => (StatusCode::BAD_REQUEST, "Sender"),
+        let (status, fault) = if self.is_senders_fault() {
+            (StatusCode::BAD_REQUEST, "Sender")
+        } else {
+            (StatusCode::INTERNAL_SERVER_ERROR, "Receiver")
         };
         let headers = [
             ("content-type", "application/x-amz-json-1.0".to_owned()),
