@@ -226,7 +226,7 @@ impl Person {
         self.keep(&group)?;
         result?;
         if group.has_welcomes() {
-            let sent = group.send_welcomes(&*self.network, &*self.randomness, |_| true).await?;
+            let sent = group.send_welcomes_unchecked(&*self.network, &*self.randomness).await?;
             group.clear_welcomes(&sent);
             self.keep(&group)?;
         }

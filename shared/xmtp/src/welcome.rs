@@ -66,24 +66,41 @@ impl Group {
         randomness: &dyn Randomness,
         admit: impl Fn(&InboxId) -> bool,
     ) -> Result<WelcomesSent, NetworkError> {
-        let members = self.members();
         let mut result = WelcomesSent::default();
         let mut messages = Vec::new();
         for welcome in &self.welcomes {
-            let still_in = |recipient: &&state::Recipient| {
-                let (inbox, installation) = named(recipient);
-                members.get(&inbox).is_some_and(|member| member.installations.contains(&installation))
-            };
             let (recipients, withheld): (Vec<_>, Vec<_>) =
-                welcome.recipients.iter().filter(still_in).partition(|recipient| admit(&named(recipient).0));
+                self.still_in(welcome).partition(|recipient| admit(&named(recipient).0));
             result.withheld.extend(withheld.into_iter().map(named));
             let recipients = current(network, recipients, &mut result).await?;
             messages.extend(wrap(welcome, &recipients, randomness, &mut result));
         }
-        if !messages.is_empty() {
-            network.send_welcomes(messages).await?;
-        }
+        send(network, messages).await?;
         Ok(result)
+    }
+
+    /// The same as libxmtp's clients do it: to each recipient, with no look whether he has replaced his key package.
+    pub async fn send_welcomes_unchecked(
+        &self,
+        network: &dyn Network,
+        randomness: &dyn Randomness,
+    ) -> Result<WelcomesSent, NetworkError> {
+        let mut result = WelcomesSent::default();
+        let mut messages = Vec::new();
+        for welcome in &self.welcomes {
+            let recipients: Vec<_> = self.still_in(welcome).collect();
+            messages.extend(wrap(welcome, &recipients, randomness, &mut result));
+        }
+        send(network, messages).await?;
+        Ok(result)
+    }
+
+    fn still_in<'a>(&self, welcome: &'a state::Welcome) -> impl Iterator<Item = &'a state::Recipient> + use<'a> {
+        let members = self.members();
+        welcome.recipients.iter().filter(move |recipient| {
+            let (inbox, installation) = named(recipient);
+            members.get(&inbox).is_some_and(|member| member.installations.contains(&installation))
+        })
     }
 
     /// Forgets the welcomes, and remembers who is in and cannot open one. Store the group.
@@ -99,6 +116,10 @@ impl Group {
 fn named(recipient: &state::Recipient) -> (InboxId, InstallationId) {
     let inbox = recipient.inbox_id.parse().expect("written by this crate");
     (inbox, recipient.installation.as_slice().try_into().expect("written by this crate"))
+}
+
+async fn send(network: &dyn Network, messages: Vec<mls_api::WelcomeMessageInput>) -> Result<(), NetworkError> {
+    if messages.is_empty() { Ok(()) } else { network.send_welcomes(messages).await }
 }
 
 /// Leaves out recipients that have replaced their key package.
