@@ -21,8 +21,8 @@ use crate::{
 
 /// As in `template.yaml`.
 const TIMEOUT_MS: u64 = 30_000;
-/// A message is healthy: it kills no process by itself, so that only so many die over it.
-const CRASHES_MAX: u32 = 2;
+/// A message is healthy: it fails nothing by itself, so that only so many attempts at it fail.
+const MISHAPS_MAX: u32 = 2;
 /// How long an operator waits for `usher init`.
 const INIT_TIMEOUT_MS: u64 = 600_000;
 
@@ -63,12 +63,15 @@ impl World {
         let instance = warm.unwrap_or_else(|| self.instance(function));
         self.next_invocation += 1;
         let id = format!("{function}#{}", self.next_invocation);
-        let mortal = !self.spares || batch.iter().all(|(_, message)| message.crashes < CRASHES_MAX);
+        let mortal = !self.spares || batch.iter().all(|(_, message)| message.mishaps < MISHAPS_MAX);
         instance.process.begin(&id, mortal);
         self.watch.begins(&id);
         let deadline_ms = self.now_ms() + TIMEOUT_MS;
         let invocation = Invocation { id: id.clone(), deadline_ms };
-        self.shared.trace(|| format!("{} begins {id} with {} messages", instance.process.name, batch.len()));
+        self.shared.trace(|| {
+            let messages: Vec<_> = batch.iter().map(|(id, message)| format!("{id} ({message})")).collect();
+            format!("{} begins {id} with messages {messages:?}", instance.process.name)
+        });
         self.shared.count("invocations");
         let messages: Vec<_> = batch.iter().map(|(id, message)| (*id, message.body.clone())).collect();
         messages.iter().for_each(|(_, body)| self.taken.delivered(body));
@@ -142,7 +145,7 @@ impl World {
             (queue.receive(now_ms, &mut self.shared.lock().dice), queue.dead.len() - before)
         };
         if dead > 0 && self.spares {
-            self.shared.broken(format!("{dead} healthy messages became dead letters"));
+            self.shared.broken(format!("{dead} healthy messages of {queue} became dead letters"));
         }
         if !batch.is_empty() {
             self.begin(if queue == "nudge" { "sweep" } else { queue }, batch, false);
@@ -213,7 +216,7 @@ impl World {
         self.watch.ends(&task.name);
         let mut queues = self.queues.lock().expect("no panic");
         if let Some(queue) = queues.get_mut(source(running.function)) {
-            running.messages.iter().for_each(|(id, _)| queue.crashed(*id));
+            running.messages.iter().for_each(|(id, _)| queue.fail(*id));
         }
     }
 
@@ -230,12 +233,15 @@ impl World {
         for (id, body) in &running.messages {
             if failed || failures.contains(&id.to_string()) {
                 self.shared.count("messages that failed");
-                // Trouble of the store's is no fault of the message's.
-                queue.crashed(*id);
+                queue.fail(*id);
             } else {
                 self.taken.dealt_with(&self.shared, body);
-                let again = self.shared.strikes(Fault::Stale, "delete_message");
-                queue.delete(*id, again);
+                let spared = self.spares && queue.mishaps(*id) >= MISHAPS_MAX;
+                if !spared && self.shared.strikes(Fault::Stale, "delete_message") {
+                    queue.fail(*id);
+                } else {
+                    queue.delete(*id);
+                }
             }
         }
         drop(queues);

@@ -1,6 +1,6 @@
 //! SQS as it may behave: at least once, in any order, again after a crash, and aside after too many attempts.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, fmt};
 
 use crate::dice::Dice;
 
@@ -18,8 +18,14 @@ pub(crate) struct Message {
     pub(crate) body: String,
     visible_at_ms: u64,
     receives: u32,
-    /// How many processes died over it.
-    pub(crate) crashes: u32,
+    /// How often it was received and not deleted.
+    pub(crate) mishaps: u32,
+}
+
+impl fmt::Display for Message {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "receive {}, {} mishaps", self.receives, self.mishaps)
+    }
 }
 
 #[derive(Debug, Default)]
@@ -32,7 +38,7 @@ pub(crate) struct Queue {
 
 impl Queue {
     pub(crate) fn send(&mut self, body: String, visible_at_ms: u64) {
-        self.messages.insert(self.next, Message { body, visible_at_ms, receives: 0, crashes: 0 });
+        self.messages.insert(self.next, Message { body, visible_at_ms, receives: 0, mishaps: 0 });
         self.next += 1;
     }
 
@@ -68,17 +74,20 @@ impl Queue {
         batch
     }
 
-    /// The poller's delete after a successful invocation; `lost` leaves the message to come again.
-    pub(crate) fn delete(&mut self, id: u64, lost: bool) {
-        if !lost {
-            self.deleted.extend(self.messages.remove(&id).map(|message| message.body));
+    /// The poller's delete after a successful invocation.
+    pub(crate) fn delete(&mut self, id: u64) {
+        self.deleted.extend(self.messages.remove(&id).map(|message| message.body));
+    }
+
+    /// Its process died, its function failed, or its delete was lost: it comes again.
+    pub(crate) fn fail(&mut self, id: u64) {
+        if let Some(message) = self.messages.get_mut(&id) {
+            message.mishaps += 1;
         }
     }
 
-    pub(crate) fn crashed(&mut self, id: u64) {
-        if let Some(message) = self.messages.get_mut(&id) {
-            message.crashes += 1;
-        }
+    pub(crate) fn mishaps(&self, id: u64) -> u32 {
+        self.messages.get(&id).map_or(0, |message| message.mishaps)
     }
 
     /// Whether any message was dealt with or given up.
