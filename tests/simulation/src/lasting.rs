@@ -1,6 +1,6 @@
 //! What only grows in the table, and what never goes or changes once it is there.
 
-use usher_store::table::{Attributes as _, Item, Key};
+use usher_store::table::{Attributes as _, DUE_AT_MS, Item, Key};
 
 /// What must hold of an item's next form.
 struct Rules {
@@ -38,6 +38,14 @@ pub(crate) fn broken(key: &Key, old: &Item, new: Option<&Item>) -> Option<String
     Some(format!("{name} of {key:?} went from {:?} to {:?}", old.get(*name), new.get(*name)))
 }
 
+/// An event whose rooms are behind the ledger and that nobody would look at now.
+pub(crate) fn forgotten(key: &Key, new: &Item, now_ms: u64) -> Option<String> {
+    let behind = new.number("generation") > new.number("converged_generation");
+    let due = new.number(DUE_AT_MS).is_some_and(|at_ms| at_ms <= now_ms);
+    let forgotten = key.pk.starts_with("event#") && key.sk == "event" && behind && !due;
+    forgotten.then(|| format!("{key:?} is behind the ledger and not due"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -64,5 +72,27 @@ mod tests {
         }
         let fact = |text: &str| Item::from([("fact".to_owned(), text.into())]);
         assert!(broken(&Key::new("event#1", "fact#1"), &fact("a"), Some(&fact("b"))).is_some());
+    }
+
+    #[test]
+    fn who_is_behind_is_due() {
+        let item = |numbers: &[(&str, u64)]| -> Item {
+            numbers.iter().map(|(name, number)| ((*name).to_owned(), (*number).into())).collect()
+        };
+        let event = Key::new("event#1", "event");
+        for fine in [
+            item(&[("generation", 7), (DUE_AT_MS, 1000)]),
+            item(&[("generation", 7), ("converged_generation", 7)]),
+            item(&[("generation", 7), ("converged_generation", 7), (DUE_AT_MS, 1001)]),
+            item(&[]),
+        ] {
+            assert_eq!(forgotten(&event, &fine, 1000), None);
+        }
+        for bad in
+            [item(&[("generation", 1)]), item(&[("generation", 7), ("converged_generation", 6), (DUE_AT_MS, 1001)])]
+        {
+            assert!(forgotten(&event, &bad, 1000).is_some(), "{bad:?}");
+        }
+        assert_eq!(forgotten(&Key::new("event#1", "room#1"), &item(&[("generation", 1)]), 1000), None);
     }
 }

@@ -164,9 +164,15 @@ impl Watch {
             all.push(Written { key, old: old.unwrap_or_default(), new });
         }
         self.fences(process, &all);
+        let now_ms = self.shared.lock().now_ms;
         for written in &all {
             if !written.old.is_empty()
                 && let Some(broken) = lasting::broken(&written.key, &written.old, written.new.as_ref())
+            {
+                self.shared.broken(format!("{}: {broken}", process.name));
+            }
+            if let Some(new) = &written.new
+                && let Some(broken) = lasting::forgotten(&written.key, new, now_ms)
             {
                 self.shared.broken(format!("{}: {broken}", process.name));
             }

@@ -20,14 +20,14 @@ macro_rules! planted {
 }
 
 planted! {
-    release_unchecked: ReleaseUnchecked within 200;
-    publish_before_store: PublishBeforeStore within 20;
+    release_unchecked: ReleaseUnchecked within 50;
+    publish_before_store: PublishBeforeStore within 50;
     skip_read_back: SkipReadBack within 50;
     second_commit: SecondCommit within 50;
-    retired_by_invalid: RetiredByInvalid within 150;
-    removal_bound_to_addition: RemovalBoundToAddition within 200;
+    retired_by_invalid: RetiredByInvalid within 50;
+    removal_bound_to_addition: RemovalBoundToAddition within 50;
     welcome_not_stored: WelcomeNotStored within 50;
     older_snapshot: OlderSnapshot within 50;
     ban_apart: BanApart within 50;
-    early_retraction: EarlyRetraction within 100;
+    early_retraction: EarlyRetraction within 50;
 }
