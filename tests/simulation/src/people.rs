@@ -20,6 +20,7 @@ use usher_xmtp::{
     identity::{InboxId, InstallationKey, LocalWallet, add_installation_update},
     network::{Network as _, OutgoingMessage},
     ports::{Clock as _, Randomness},
+    proto::contents::group_updated,
 };
 
 use crate::{
@@ -354,21 +355,10 @@ impl People {
                 }
                 let Event::Committed(committed) = event else { continue };
                 self.won(room, committed);
-                if committed.actor_is_admin && Some(&committed.actor) == client.inbox().ok().as_ref() {
-                    self.shared.count("an admin's commit");
-                    let named = |inbox: &str| {
-                        let all = self.all.lock().expect("no panic");
-                        all.iter().position(|it| it.inbox.as_ref().is_some_and(|it| it.as_str() == inbox))
-                    };
-                    for inbox in &committed.change.removed_inboxes {
-                        if let Some(other) = named(&inbox.inbox_id) {
-                            self.mark(room, other, committed.id, Mark::Removed);
-                        }
-                    }
-                    for inbox in &committed.change.added_inboxes {
-                        if let Some(other) = named(&inbox.inbox_id) {
-                            self.mark(room, other, committed.id, Mark::Added);
-                        }
+                if committed.actor_is_admin {
+                    self.note_deed(room, committed);
+                    if Some(&committed.actor) == client.inbox().ok().as_ref() {
+                        self.shared.count("an admin's commit");
                     }
                 }
                 if !committed.actor_is_admin {
@@ -379,15 +369,39 @@ impl People {
         self.hoard(who, device, client);
     }
 
+    /// Whom an admin other than usher has let in or put out, whoever sees it: his modified client's commits are his, too.
+    fn note_deed(&self, room: GroupId, committed: &Committed) {
+        let named = |inbox: &str| {
+            let all = self.all.lock().expect("no panic");
+            all.iter().position(|it| it.inbox.as_ref().is_some_and(|it| it.as_str() == inbox))
+        };
+        if named(committed.actor.as_str()).is_none() {
+            return;
+        }
+        let (added, removed) = (&committed.change.added_inboxes, &committed.change.removed_inboxes);
+        for (inboxes, mark) in [(removed, Mark::Removed), (added, Mark::Added)] {
+            for who in inboxes.iter().filter_map(|inbox| named(&inbox.inbox_id)) {
+                self.mark(room, who, committed.id, mark);
+            }
+        }
+    }
+
     fn won(&self, room: GroupId, committed: &Committed) {
-        let Committed { id, epoch, actor, actor_is_admin, .. } = committed;
+        let Committed { id, epoch, actor, actor_is_admin, change, .. } = committed;
         let winner = Winner { id: *id, actor: actor.clone(), actor_is_admin: *actor_is_admin };
         let first = {
             let mut commits = self.commits.lock().expect("no panic");
             commits
                 .entry((room, *epoch))
                 .or_insert_with(|| {
-                    self.shared.trace(|| format!("commit {id} of inbox {actor} leads room {room} to epoch {epoch}"));
+                    self.shared.trace(|| {
+                        let named = |inboxes: &[group_updated::Inbox]| {
+                            inboxes.iter().map(|inbox| inbox.inbox_id.clone()).collect::<Vec<_>>()
+                        };
+                        let (added, removed) = (named(&change.added_inboxes), named(&change.removed_inboxes));
+                        let actor = if *actor_is_admin { format!("admin {actor}") } else { format!("inbox {actor}") };
+                        format!("commit {id} of {actor} leads room {room} to epoch {epoch}: +{added:?} -{removed:?}")
+                    });
                     winner
                 })
                 .id
