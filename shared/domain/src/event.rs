@@ -159,7 +159,7 @@ mod tests {
         ) {
             let minting = fold(&once);
             prop_assert_eq!(&minting, &fold(&shuffled));
-            let dead = |fact: &Fact| once.iter().any(|f| f.retracted && f.position == fact.position);
+            let dead = |fact: &Fact| once.iter().any(|f| *f == retracted(fact));
             let alive = once.iter().filter(|f| !f.retracted && !dead(f)).cloned().collect::<Vec<_>>();
             prop_assert_eq!(&minting, &fold(&alive));
             let newest = alive.iter().map(|f| f.position.block_number).max();

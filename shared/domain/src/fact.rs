@@ -1,9 +1,6 @@
 //! What one log says.
 
-use std::{
-    collections::HashSet,
-    mem::{Discriminant, discriminant},
-};
+use std::collections::HashSet;
 
 use alloy_primitives::{Address, B256, U256};
 use serde::{Deserialize, Serialize};
@@ -39,7 +36,7 @@ pub struct Fact {
 }
 
 /// The content of a fact.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum What {
     /// A factory minted an event (haus: `EventCreated`).
@@ -70,7 +67,7 @@ pub enum What {
 }
 
 /// The minting of an event.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct EventMint {
     /// The event's token id at the factory.
     pub event_id: U256,
@@ -115,11 +112,12 @@ impl Fact {
     }
 }
 
-/// The facts that stand: those that no tombstone among `facts` names. (A tombstone names itself, too.)
+/// The facts that stand: those that no tombstone among `facts` names. (A tombstone names itself, too.) It names the log
+/// that says the same, so that taking back what somebody made up never takes back what is true.
 pub(crate) fn live(facts: &[Fact]) -> impl Iterator<Item = &Fact> {
-    type LogName = (ChainId, Address, Position, Discriminant<What>);
-    fn name(fact: &Fact) -> LogName {
-        (fact.chain, fact.emitter, fact.position, discriminant(&fact.what))
+    type Log<'a> = (ChainId, Address, B256, Position, &'a What);
+    fn name(fact: &Fact) -> Log<'_> {
+        (fact.chain, fact.emitter, fact.transaction, fact.position, &fact.what)
     }
     let tombstones = facts.iter().filter(|fact| fact.retracted).map(name).collect::<HashSet<_>>();
     facts.iter().filter(move |fact| !tombstones.contains(&name(fact)))
