@@ -74,6 +74,7 @@ pub struct Ready {
     /// The address of DynamoDB.
     pub dynamodb_url: String,
     sqs_url: String,
+    secrets_url: String,
 }
 
 /// What `usher rooms --json` prints.
@@ -207,7 +208,7 @@ impl DevStack {
             .args(["dev", "--json", "--functions"])
             .arg(&binaries)
             .args(["--xmtp-port", "0", "--xmtp-web-port", "0", "--dynamodb-port", "0"])
-            .args(["--sqs-port", "0", "--lambda-port", "0"])
+            .args(["--sqs-port", "0", "--secrets-port", "0", "--lambda-port", "0"])
             .args(arguments)
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -350,6 +351,7 @@ impl DevStack {
         let mut command = tokio::process::Command::new(&self.usher);
         command.env("AWS_ENDPOINT_URL_DYNAMODB", &self.ready.dynamodb_url);
         command.env("AWS_ENDPOINT_URL_SQS", &self.ready.sqs_url);
+        command.env("AWS_ENDPOINT_URL_SECRETS_MANAGER", &self.ready.secrets_url);
         command.env("USHER_XMTP_URL", &self.ready.xmtp_url);
         command.env("USHER_DATA_KEY_FILE", &self.ready.data_key_file);
         command.env("USHER_WALLET_KEY_FILE", &self.ready.wallet_key_file);

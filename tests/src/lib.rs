@@ -1,5 +1,6 @@
 //! What the integration tests share: drivers for the real clients they talk through, and usher in one process.
 
+pub mod anvil;
 pub mod dev_stack;
 pub mod fixture;
 pub mod haus;

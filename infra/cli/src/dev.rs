@@ -14,12 +14,13 @@ use std::{
 use serde::Serialize;
 use tokio::signal::unix::{SignalKind, signal};
 use usher_chain::{Chains, Trust};
-use usher_domain::KioskKey;
+use usher_domain::{ChainId, KioskKey};
 use usher_lambda::Config;
 use usher_localnet::{
     aws::{ACCESS_KEY, dynamodb_client, sqs_client},
     dynamodb::DynamoDb,
     lambda::{EventSourceConfig, Function, FunctionConfig, Logs, RuntimeApi, Schedule, SqsEventSource},
+    secrets::Secrets,
     sqs::Sqs,
     xmtp_node::{self, Node, NodeOptions, RunningNode},
 };
@@ -34,7 +35,7 @@ use self::{
 };
 use crate::{
     Failure, functions, print, say,
-    stack::{DYNAMODB_PORT, Queue, SQS_PORT, TABLE, XMTP_PORT},
+    stack::{DYNAMODB_PORT, Queue, SECRETS_PORT, SQS_PORT, TABLE, XMTP_PORT},
 };
 
 // As template.yaml deploys them.
@@ -54,6 +55,9 @@ pub(crate) struct Args {
     /// Listen to this factory, too. Repeatable
     #[arg(long, value_name = "CHAIN:ADDRESS")]
     factory: Vec<KioskKey>,
+    /// Ask this node whether what the queues say of the chain is true. Repeatable
+    #[arg(long, value_name = "CHAIN=URL", value_parser = node)]
+    rpc: Vec<(ChainId, String)>,
     /// Keep everything in this folder and go on from it next time
     #[arg(long, value_name = "DIR")]
     state: Option<PathBuf>,
@@ -81,12 +85,20 @@ pub(crate) struct Args {
     /// SQS's port
     #[arg(long, value_name = "PORT", default_value_t = SQS_PORT)]
     sqs_port: u16,
+    /// Secrets Manager's port: the URLs of `--rpc` are its secrets
+    #[arg(long, value_name = "PORT", default_value_t = SECRETS_PORT)]
+    secrets_port: u16,
     /// Lambda's port: the functions fetch their work there, and can be invoked
     #[arg(long, value_name = "PORT", default_value_t = 9001)]
     lambda_port: u16,
     /// Leave the minute's sweep to whoever invokes `sweep`
     #[arg(long)]
     no_schedule: bool,
+}
+
+fn node(text: &str) -> Result<(ChainId, String), &'static str> {
+    let node = text.split_once('=').and_then(|(chain, url)| Some((chain.parse().ok()?, url.to_owned())));
+    node.ok_or("expected a chain id and a URL, like 31337=http://127.0.0.1:8545")
 }
 
 fn rate_limits(text: &str) -> Result<RateLimits, &'static str> {
@@ -108,6 +120,7 @@ struct Ready {
     xmtp_web_url: String,
     dynamodb_url: String,
     sqs_url: String,
+    secrets_url: String,
     /// Where the functions can be invoked, by their names or what comes after `usher-`.
     lambda_url: String,
     /// The URLs, by what the queues are for; a dead-letter queue's name ends in `-dlq`.
@@ -149,7 +162,7 @@ fn introduce(ready: &Ready, state: Option<&Path>) {
     for (chain, config) in ready.chains.iter() {
         let factories: Vec<_> = config.factories.iter().map(|factory| format!("{factory:#x}")).collect();
         say(&format!("chain {chain}, factories {}", factories.join(", ")));
-        say(&format!("  {}", in_words(config.trust)));
+        say(&format!("  {}", in_words(&config.trust)));
     }
     match state {
         Some(state) => say(&format!("state is kept in {}", state.display())),
@@ -160,12 +173,12 @@ fn introduce(ready: &Ready, state: Option<&Path>) {
 }
 
 /// How far a chain is believed.
-pub(crate) fn in_words(trust: Trust) -> &'static str {
+pub(crate) fn in_words(trust: &Trust) -> &'static str {
     match trust {
         Trust::Queue => {
             "trust: queue. Whoever may send to the queues is believed; nothing is checked against the chain"
         }
-        Trust::Rpc => "trust: rpc. A gain is believed once its log is found in the transaction's receipt",
+        Trust::Rpc(_) => "trust: rpc. A gain is believed once its log is found in the transaction's receipt",
     }
 }
 
@@ -175,6 +188,7 @@ struct Running {
     xmtp: RunningNode,
     dynamodb: DynamoDb,
     sqs: Sqs,
+    secrets: Secrets,
     lambda: Arc<RuntimeApi>,
     functions: Vec<Arc<Function>>,
     sources: Vec<SqsEventSource>,
@@ -184,7 +198,7 @@ struct Running {
 }
 
 async fn start(args: &Args) -> Result<Running, Failure> {
-    let chains = set_up::chains(&args.factory)?;
+    let chains = set_up::chains(&args.factory, &args.rpc)?;
     let binaries = functions::folder(args.functions.as_deref()).await?;
     let state = State::open(args.state.clone())?;
 
@@ -197,13 +211,15 @@ async fn start(args: &Args) -> Result<Running, Failure> {
     let xmtp = Node::start(options).await?;
     let dynamodb = DynamoDb::start(args.dynamodb_port, state.file("dynamodb.sqlite").as_deref()).await?;
     let sqs = Sqs::start(args.sqs_port, state.file("sqs.sqlite").as_deref()).await?;
+    let urls = args.rpc.iter().map(|(chain, url)| (set_up::secret(*chain), url.clone()));
+    let secrets = Secrets::start(args.secrets_port, urls.collect()).await?;
     let lambda = Arc::new(RuntimeApi::start(args.lambda_port).await?);
 
     let table = DynamoTable::new(dynamodb_client(&dynamodb.url()), TABLE);
     table.create_table().await?;
     let chains = set_up::configure(table, chains, args.rate_limits).await?;
     let queues = queues::create(&sqs_client(&sqs.url())).await?;
-    let env = environment(&state, &xmtp, &dynamodb, &sqs, &queues);
+    let env = environment(&state, &xmtp, &dynamodb, &sqs, &secrets, &queues);
     let config = Config::read(|name| env.get(name).cloned())?;
     let account = set_up::init(&config, &state, dynamodb_client(&dynamodb.url()), sqs_client(&sqs.url())).await?;
     // From here on it counts, and so do the functions.
@@ -245,6 +261,7 @@ async fn start(args: &Args) -> Result<Running, Failure> {
         xmtp_web_url: xmtp.web_url(),
         dynamodb_url: dynamodb.url(),
         sqs_url: sqs.url(),
+        secrets_url: secrets.url(),
         lambda_url: lambda.url(),
         queues,
         table: TABLE,
@@ -253,7 +270,7 @@ async fn start(args: &Args) -> Result<Running, Failure> {
         chains,
         account,
     };
-    Ok(Running { ready, xmtp, dynamodb, sqs, lambda, functions, sources, schedule, _state: state })
+    Ok(Running { ready, xmtp, dynamodb, sqs, secrets, lambda, functions, sources, schedule, _state: state })
 }
 
 /// The functions' limits in the node's words.
@@ -275,6 +292,7 @@ impl Running {
         futures::future::join_all(self.sources.into_iter().map(|source| source.stop(STOP_PATIENCE))).await;
         drop(self.functions);
         self.lambda.stop().await;
+        self.secrets.stop().await;
         self.sqs.stop().await;
         self.dynamodb.stop().await;
         self.xmtp.shutdown().await?;
@@ -288,6 +306,7 @@ fn environment(
     xmtp: &RunningNode,
     dynamodb: &DynamoDb,
     sqs: &Sqs,
+    secrets: &Secrets,
     queues: &BTreeMap<String, String>,
 ) -> BTreeMap<String, String> {
     let key_file = |name: &str| state.folder().join(name).display().to_string();
@@ -300,6 +319,7 @@ fn environment(
             ("USHER_WALLET_KEY_FILE", key_file(WALLET_KEY)),
             ("AWS_ENDPOINT_URL_DYNAMODB", dynamodb.url()),
             ("AWS_ENDPOINT_URL_SQS", sqs.url()),
+            ("AWS_ENDPOINT_URL_SECRETS_MANAGER", secrets.url()),
             ("AWS_ACCESS_KEY_ID", ACCESS_KEY.to_owned()),
             ("AWS_SECRET_ACCESS_KEY", ACCESS_KEY.to_owned()),
         ]
@@ -314,6 +334,14 @@ fn environment(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn nodes_are_read() {
+        assert_eq!(node("1=http://a/?b=c"), Ok((ChainId(1), "http://a/?b=c".to_owned())));
+        for text in ["", "http://a", "sei=http://a"] {
+            assert!(node(text).is_err(), "{text}");
+        }
+    }
 
     #[test]
     fn rate_limits_are_read() {

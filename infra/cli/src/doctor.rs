@@ -1,5 +1,6 @@
 //! `usher doctor`: looks at everything a deployment needs, and says how to mend what is wrong. Changes nothing.
 
+mod chains;
 mod keys;
 mod ledger;
 mod network;
@@ -70,6 +71,7 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
         Ok(_) => {
             checks.push(Check::ok("table", "it answers"));
             checks.extend(ledger::look(&store).await);
+            checks.extend(chains::look(&deployment).await);
             checks.extend(keys::look(&deployment, &args.machinery).await);
             checks.extend(network::look(&deployment, &args.machinery).await);
         }

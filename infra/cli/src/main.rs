@@ -21,7 +21,7 @@ use std::{error::Error, process::ExitCode};
 
 use clap::{Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
-use usher_lambda::telemetry::Chain;
+use usher_lambda::telemetry::{Chain, discreet};
 
 /// Keeps XMTP rooms in step with on-chain tickets.
 #[derive(Debug, Parser)]
@@ -61,7 +61,7 @@ type Failure = Box<dyn Error + Send + Sync>;
 #[tokio::main]
 async fn main() -> ExitCode {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("error,openmls=off"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    tracing_subscriber::fmt().with_env_filter(discreet(filter)).with_writer(std::io::stderr).init();
     let done = match Cli::parse().command {
         Command::Demo(args) => demo::run(args).await,
         Command::Dev(args) => dev::run(args).await,

@@ -180,7 +180,7 @@ fn any_factory(chain: &Value) -> Chains {
         },
         other => other.as_u64(),
     };
-    let nobody = ChainConfig { trust: Trust::Queue, factories: [Address::repeat_byte(0xff)].into() };
+    let nobody = ChainConfig { trust: Trust::Queue, factories: [Address::repeat_byte(0xff)].into(), start_block: 0 };
     let chains: BTreeMap<_, _> = number.map(|number| (ChainId(number), nobody)).into_iter().collect();
     Chains::try_from(chains).unwrap_or_default()
 }

@@ -6,7 +6,7 @@ use usher_lambda::{
     Adapters, AwsClients, Config, DataKeyConfig, DataKeySource, Machine, Place, SqsNudges, Usher, network_name,
     telemetry::Chain,
 };
-use usher_localnet::aws::{dynamodb_client, sqs_client};
+use usher_localnet::aws::{dynamodb_client, secrets_client, sqs_client};
 use usher_store::{Store, dynamo::DynamoTable};
 use usher_xmtp::V3;
 
@@ -19,6 +19,8 @@ use crate::{
 pub(crate) const DYNAMODB_PORT: u16 = 8000;
 /// SQS's port, as ElasticMQ has it.
 pub(crate) const SQS_PORT: u16 = 9324;
+/// Secrets Manager's port.
+pub(crate) const SECRETS_PORT: u16 = 4585;
 /// The XMTP node's port, as its own local setup has it.
 pub(crate) const XMTP_PORT: u16 = 5556;
 /// The table's name.
@@ -79,6 +81,9 @@ pub(crate) struct Stack {
     /// Where the dev stack's SQS is
     #[arg(long, value_name = "URL", env = "AWS_ENDPOINT_URL_SQS", default_value_t = local(SQS_PORT))]
     sqs_url: String,
+    /// Where the dev stack's Secrets Manager is
+    #[arg(long, value_name = "URL", env = "AWS_ENDPOINT_URL_SECRETS_MANAGER", default_value_t = local(SECRETS_PORT))]
+    secrets_url: String,
     /// The name of the dev stack's table
     #[arg(long, value_name = "NAME", env = "USHER_TABLE", default_value = TABLE)]
     table: String,
@@ -110,6 +115,7 @@ pub(crate) struct Deployment {
     name: Name,
     table: DynamoTable,
     sqs: aws_sdk_sqs::Client,
+    secrets: aws_sdk_secretsmanager::Client,
     aws: Option<AwsClients>,
     outputs: Option<Outputs>,
 }
@@ -133,6 +139,7 @@ impl Stack {
                 },
                 table: DynamoTable::new(dynamodb_client(&self.dynamodb_url), &self.table),
                 sqs: sqs_client(&self.sqs_url),
+                secrets: secrets_client(&self.secrets_url),
                 aws: None,
                 outputs: None,
             });
@@ -148,6 +155,7 @@ impl Stack {
             },
             table: DynamoTable::new(aws.dynamodb.clone(), &outputs.table),
             sqs: aws.sqs.clone(),
+            secrets: aws.secrets.clone(),
             aws: Some(aws),
             outputs: Some(outputs),
         })
@@ -165,6 +173,10 @@ impl Deployment {
 
     pub(crate) fn sqs(&self) -> &aws_sdk_sqs::Client {
         &self.sqs
+    }
+
+    pub(crate) fn secrets(&self) -> aws_sdk_secretsmanager::Client {
+        self.secrets.clone()
     }
 
     /// AWS's KMS and the outputs that name the keys; a dev stack has none.

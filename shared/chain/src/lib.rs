@@ -17,22 +17,24 @@
 //!
 //! # What is believed
 //!
-//! A body is a claim. Whether it is believed is the chain's [`Trust`]; only `queue` is built yet, so whoever may send
-//! to the queue is believed. Events are announced by configured factories alone. Kiosks become known through such an
-//! announcement, which is not this crate's to know: a ticket log of any other contract is a fact about that contract
-//! as a kiosk.
+//! A body is a claim. Whether it is believed is the chain's [`Trust`]: with `queue` whoever may send to the queues is;
+//! with `rpc` the chain is asked ([`verify`]). Events are announced by configured factories alone. Kiosks become known
+//! through such an announcement, which is not this crate's to know: a ticket log of any other contract is a fact about
+//! that contract as a kiosk.
 
 mod config;
 mod envelope;
 mod haus;
 mod log;
 mod reading;
+mod verify;
 
-pub use config::{ChainConfig, Chains, ConfigError, Trust};
+pub use config::{ChainConfig, Chains, ConfigError, Rpc, Trust};
 pub use haus::{LATEST_START_S, MAX_ART_CATEGORY_BYTES, MAX_METADATA_URI_BYTES};
 pub use reading::{Ignored, ParkName, Parked, Reading, Reason};
 #[doc(no_inline)]
 pub use usher_domain::Fact;
+pub use verify::{Doubt, Receipt, acts_at_once, verify};
 
 /// Reads one SQS body or one file: one [`Reading`] per log, in the order of the logs.
 ///
@@ -42,4 +44,10 @@ pub fn read(body: &str, chains: &Chains) -> Vec<Reading> {
         Ok(claims) => claims.iter().map(|claim| log::read(claim, chains)).collect(),
         Err(reason) => vec![Reading::Parked(Parked::unnamed(body.to_owned(), reason))],
     }
+}
+
+/// What is to be parked of a body (see [`read`]) because the chain does not say so: the logs whose facts are doubted.
+pub fn park_doubted(body: &str, chains: &Chains, doubt: impl Fn(&Fact) -> Option<Doubt>) -> Vec<Parked> {
+    let Ok(claims) = envelope::split(body) else { return Vec::new() };
+    claims.iter().filter_map(|claim| log::park_doubted(claim, chains, &doubt)).collect()
 }

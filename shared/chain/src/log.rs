@@ -10,6 +10,7 @@ use crate::{
     envelope::{Claim, Quantity},
     haus,
     reading::{Ignored, ParkName, Parked, Reading, Reason},
+    verify::Doubt,
 };
 
 /// Reads one log. Never fails: what is wrong with it is the reading.
@@ -44,18 +45,33 @@ fn interpret(claim: &Claim<'_>, log: &Map<String, Value>, chains: &Chains) -> Re
     if is_absent(log, "blockNumber") && is_absent(log, "blockHash") {
         return Err(Reason::Pending);
     }
+    let block_number = field::<Quantity>(log, "blockNumber")?.0;
+    if block_number < chain.start_block {
+        return Ok(Err(Ignored::BeforeStart));
+    }
     Ok(Ok(Fact {
         chain: claim.chain,
         emitter,
         transaction: field(log, "transactionHash")?,
         position: Position {
-            block_number: field::<Quantity>(log, "blockNumber")?.0,
+            block_number,
             log_index: field::<Quantity>(log, "logIndex")?.0,
             block_hash: field(log, "blockHash")?,
         },
         retracted: is_retracted(log)?,
         what,
     }))
+}
+
+/// The log as parked, if its fact is doubted.
+pub(crate) fn park_doubted(
+    claim: &Claim<'_>,
+    chains: &Chains,
+    doubt: impl Fn(&Fact) -> Option<Doubt>,
+) -> Option<Parked> {
+    let log = serde_json::from_str(claim.log).ok()?;
+    let fact = interpret(claim, &log, chains).ok()?.ok()?;
+    Some(park(claim, &log, Reason::Untrue(doubt(&fact)?)))
 }
 
 fn park(claim: &Claim<'_>, log: &Map<String, Value>, reason: Reason) -> Parked {

@@ -5,6 +5,8 @@ use std::fmt;
 use alloy_primitives::{B256, keccak256};
 use usher_domain::{ChainId, Fact};
 
+use crate::verify::Doubt;
+
 /// What one log is to us.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Reading {
@@ -30,6 +32,8 @@ pub enum Ignored {
     EventNftMoved,
     /// A ticket log of a factory, which sells no tickets.
     FactoryIsNoKiosk,
+    /// It was logged before the chain's configured start.
+    BeforeStart,
 }
 
 impl Ignored {
@@ -41,6 +45,7 @@ impl Ignored {
             Self::UnconfiguredFactory => "unconfigured_factory",
             Self::EventNftMoved => "event_nft_moved",
             Self::FactoryIsNoKiosk => "factory_is_no_kiosk",
+            Self::BeforeStart => "before_start",
         }
     }
 }
@@ -157,6 +162,9 @@ pub enum Reason {
     /// It decodes, and says what cannot be.
     #[error("EventCreated makes no sense: {0}")]
     Senseless(&'static str),
+    /// The chain was asked, and does not say so.
+    #[error("{0}; if it is true nevertheless, retry it")]
+    Untrue(Doubt),
     /// A text is longer than is kept.
     #[error("EventCreated.{name} is {bytes} bytes long; at most {most} are taken")]
     TooLong {

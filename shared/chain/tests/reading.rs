@@ -71,6 +71,17 @@ fn a_ticket_log_is_a_fact_about_its_emitter_as_kiosk() {
 }
 
 #[test]
+fn what_was_logged_before_the_start_is_ignored() {
+    let chains: Chains =
+        serde_json::from_value(json!({"31337": {"trust": "queue", "factories": [FACTORY], "start_block": 18}}))
+            .unwrap();
+    for (number, ignored) in [("0x11", true), ("0x12", false)] {
+        let body = json!({"chainId": 31337, "log": spoilt("blockNumber", Some(json!(number)))}).to_string();
+        assert_eq!(read(&body, &chains).remove(0) == Reading::Ignored(Ignored::BeforeStart), ignored, "{number}");
+    }
+}
+
+#[test]
 fn removed_makes_a_retraction() {
     for (removed, retracted) in [(Some(json!(true)), true), (Some(json!(null)), false), (None, false)] {
         let Reading::Fact(fact) = read_one(31337, &spoilt("removed", removed)) else { panic!("no fact") };

@@ -4,9 +4,13 @@ use std::{collections::BTreeSet, panic::AssertUnwindSafe};
 
 use aws_lambda_events::event::sqs::{SqsBatchResponse, SqsEvent, SqsMessage};
 use futures::future::LocalBoxFuture;
-use futures::{FutureExt as _, StreamExt as _, TryStreamExt as _, future::join_all, stream};
+use futures::{
+    FutureExt as _, StreamExt as _, TryStreamExt as _,
+    future::{join, join_all},
+    stream,
+};
 use tracing::{error, info, warn};
-use usher_chain::{Chains, ParkName, Parked, Reading};
+use usher_chain::{Chains, ParkName, Parked, Reading, acts_at_once};
 use usher_domain::{EventKey, Fact};
 use usher_doorkeeper::Cause;
 use usher_store::{
@@ -16,13 +20,19 @@ use usher_store::{
 
 use crate::{
     Invocation, Usher,
+    belief::{Answer, ask, asked, is_stored_at_once},
     converge::{Tally, converge_all},
+    current::Current,
     metrics::Record,
+    nodes::Nodes,
     telemetry::{Chain, panic_text},
 };
 
 /// The most bytes of a reason that are kept with something parked: it may quote what was sent.
 pub const PARKED_REASON_BYTES_MAX: usize = 1024;
+/// After so many deliveries, a message is not delivered again because the chain does not confirm what it says. (The
+/// queues give it up after five, see `template.yaml`.)
+const ASKED_DELIVERIES: u32 = 4;
 /// How many logs of one message are parked at a time.
 const PARKED_AT_ONCE: usize = 8;
 
@@ -48,11 +58,7 @@ pub fn handle_queue<'a>(
         let usage = usher.metrics.usage();
         let queued_ms = sent_ms(&batch).map(|sent_ms| usher.adapters.clock.now_ms().saturating_sub(sent_ms));
         let (stored, tally) = match usher.current().await {
-            Ok(current) => {
-                let stored = store_batch(&usher.store, &current.settings.chains, batch.records).await?;
-                let tally = converge_all(usher, &current, &stored.due, invocation, Cause::Fact).await;
-                (stored, tally)
-            }
+            Ok(current) => take_batch(usher, &current, batch.records, invocation).await?,
             Err(error) => {
                 error!(invocation = invocation.id, error = %Chain(&error), "nothing can be read: all messages come again");
                 (left_batch(batch.records)?, Tally::default())
@@ -120,21 +126,40 @@ fn sent_ms(batch: &SqsEvent) -> Option<u64> {
 /// One message on its way into the ledger.
 struct Message {
     id: String,
+    body: String,
+    /// How often it was delivered, this time included.
+    deliveries: u32,
     facts: Vec<Fact>,
+    /// What became of each fact; of one that is not to be stored, nothing.
+    outcomes: Vec<Option<Outcome>>,
     parked: usize,
     ignored: usize,
     /// Why it must come again.
     failure: Option<String>,
 }
 
-async fn store_batch(store: &Store, chains: &Chains, records: Vec<SqsMessage>) -> Result<Stored, NoMessageId> {
-    let mut messages =
-        join_all(named(records)?.into_iter().map(|(id, body)| read_message(store, chains, id, body))).await;
-    let (outcomes, due) = record_all(store, &messages).await;
+/// Stores what a batch says and converges the events that became due. What a chain has to confirm first, or afterwards,
+/// it is asked about while the rest converges.
+async fn take_batch(
+    usher: &Usher,
+    current: &Current,
+    records: Vec<SqsMessage>,
+    invocation: &Invocation,
+) -> Result<(Stored, Tally), NoMessageId> {
+    let (store, chains) = (&*usher.store, &current.settings.chains);
+    let mut messages = join_all(named(records)?.into_iter().map(|record| read_message(store, chains, record))).await;
+    let mut due = record_all(store, &mut messages, |_, fact| is_stored_at_once(chains, fact)).await;
+    let (mut tally, confirmed) = join(
+        converge_all(usher, current, &due, invocation, Cause::Fact),
+        confirm(store, &*usher.nodes, chains, &mut messages),
+    )
+    .await;
+    tally.add(converge_all(usher, current, &confirmed, invocation, Cause::Fact).await);
+    due.extend(confirmed);
 
     let mut stored = Stored { messages: messages.len(), due, ..Stored::default() };
-    for (message, outcomes) in messages.iter_mut().zip(outcomes) {
-        conclude(message, outcomes);
+    for message in &mut messages {
+        conclude(message);
         stored.facts += message.facts.len();
         stored.parked += message.parked;
         stored.ignored += message.ignored;
@@ -142,7 +167,63 @@ async fn store_batch(store: &Store, chains: &Chains, records: Vec<SqsMessage>) -
             stored.failed.push(message.id.clone());
         }
     }
-    Ok(stored)
+    Ok((stored, tally))
+}
+
+/// Asks the chains about what they have to confirm, and stores what they do. Returns the events that became due.
+async fn confirm(store: &Store, nodes: &dyn Nodes, chains: &Chains, messages: &mut [Message]) -> BTreeSet<EventKey> {
+    let of_chains = |message: &Message| {
+        let facts = message.facts.iter().filter(|fact| asked(chains, fact).is_some());
+        facts.cloned().collect::<Vec<_>>()
+    };
+    let questions: Vec<Vec<Fact>> = messages.iter().map(of_chains).collect();
+    let mut answers = ask(nodes, chains, &questions.iter().flatten().collect::<Vec<_>>()).await.into_iter();
+    let answered: Vec<Vec<(Fact, Answer)>> =
+        questions.into_iter().map(|facts| facts.into_iter().zip(answers.by_ref()).collect()).collect();
+    let is_confirmed = |index: usize, fact: &Fact| {
+        !is_stored_at_once(chains, fact) && answered[index].contains(&(fact.clone(), Answer::True))
+    };
+    let mut due = record_all(store, messages, is_confirmed).await;
+    for (message, answered) in messages.iter_mut().zip(answered) {
+        due.extend(give_up(store, chains, message, &answered).await);
+    }
+    due
+}
+
+/// What becomes of facts that the chain does not confirm: they come again, or, when that is hopeless, are parked; and
+/// those that have acted already are taken back. Returns the events that became due.
+async fn give_up(
+    store: &Store,
+    chains: &Chains,
+    message: &mut Message,
+    answered: &[(Fact, Answer)],
+) -> BTreeSet<EventKey> {
+    let last = message.deliveries >= ASKED_DELIVERIES;
+    let doubted = |fact: &Fact| match answered.iter().find(|(it, _)| it == fact) {
+        Some((_, Answer::Doubt(doubt))) if last || doubt.is_final() => Some(doubt.clone()),
+        _ => None,
+    };
+    let open = answered.iter().find(|(fact, answer)| *answer != Answer::True && doubted(fact).is_none());
+    let why = open.map(|(_, answer)| format!("not confirmed by the chain: {answer}"));
+    message.failure = message.failure.take().or(why);
+
+    let hopeless: Vec<Fact> =
+        answered.iter().filter(|(fact, _)| doubted(fact).is_some()).map(|it| it.0.clone()).collect();
+    if hopeless.is_empty() {
+        return BTreeSet::new();
+    }
+    let taken_back =
+        hopeless.iter().filter(|fact| acts_at_once(fact)).map(|fact| Fact { retracted: true, ..fact.clone() });
+    let recorded = store.record(&taken_back.collect::<Vec<_>>()).await;
+    let parked = usher_chain::park_doubted(&message.body, chains, doubted);
+    message.parked += parked.len();
+    let failed = recorded.outcomes.into_iter().find_map(|outcome| match outcome {
+        Outcome::Failed(error) => Some(format!("not taken back: {}", Chain(&*error))),
+        _ => None,
+    });
+    let unparked = park_all(store, parked).await.err().map(|error| format!("not parked: {}", Chain(&error)));
+    message.failure = message.failure.take().or(failed).or(unparked);
+    recorded.due
 }
 
 /// What becomes of a batch that nobody can read: nothing, and every message comes again.
@@ -151,21 +232,23 @@ fn left_batch(records: Vec<SqsMessage>) -> Result<Stored, NoMessageId> {
     Ok(Stored { messages: failed.len(), failed, ..Stored::default() })
 }
 
-/// The messages' ids and bodies.
-fn named(records: Vec<SqsMessage>) -> Result<Vec<(String, String)>, NoMessageId> {
-    let named = records.into_iter().enumerate().map(|(index, record)| {
-        let id = record.message_id.filter(|id| !id.is_empty()).ok_or(NoMessageId { index })?;
-        Ok((id, record.body.unwrap_or_default()))
+/// The messages' ids, before anything is done.
+fn named(records: Vec<SqsMessage>) -> Result<Vec<(String, SqsMessage)>, NoMessageId> {
+    let named = records.into_iter().enumerate().map(|(index, mut record)| {
+        let id = record.message_id.take().filter(|id| !id.is_empty()).ok_or(NoMessageId { index })?;
+        Ok((id, record))
     });
     named.collect()
 }
 
 /// Reads one body and parks what cannot be used. A panic is this message's failure.
-async fn read_message(store: &Store, chains: &Chains, id: String, body: String) -> Message {
-    let mut message = Message { id, facts: Vec::new(), parked: 0, ignored: 0, failure: None };
+async fn read_message(store: &Store, chains: &Chains, (id, record): (String, SqsMessage)) -> Message {
+    let deliveries = record.attributes.get("ApproximateReceiveCount").and_then(|count| count.parse().ok()).unwrap_or(1);
+    let (body, facts, outcomes) = (record.body.unwrap_or_default(), Vec::new(), Vec::new());
+    let mut message = Message { id, body, deliveries, facts, outcomes, parked: 0, ignored: 0, failure: None };
     let reading = async {
         let mut parked = Vec::new();
-        for reading in usher_chain::read(&body, chains) {
+        for reading in usher_chain::read(&message.body, chains) {
             match reading {
                 Reading::Fact(fact) => message.facts.push(fact),
                 Reading::Ignored(_) => message.ignored += 1,
@@ -173,7 +256,7 @@ async fn read_message(store: &Store, chains: &Chains, id: String, body: String) 
             }
         }
         message.parked = parked.len();
-        stream::iter(parked).map(Ok).try_for_each_concurrent(PARKED_AT_ONCE, |log| park(store, log)).await
+        park_all(store, parked).await
     };
     let failure = match AssertUnwindSafe(reading).catch_unwind().await {
         Ok(Ok(())) => None,
@@ -181,7 +264,12 @@ async fn read_message(store: &Store, chains: &Chains, id: String, body: String) 
         Err(panic) => Some(format!("panicked: {}", panic_text(&*panic))),
     };
     message.failure = failure;
+    message.outcomes = message.facts.iter().map(|_| None).collect();
     message
+}
+
+async fn park_all(store: &Store, parked: Vec<Parked>) -> Result<(), StoreError> {
+    stream::iter(parked).map(Ok).try_for_each_concurrent(PARKED_AT_ONCE, |log| park(store, log)).await
 }
 
 async fn park(store: &Store, parked: Parked) -> Result<(), StoreError> {
@@ -209,57 +297,70 @@ fn parked_id(name: ParkName) -> ParkedId {
     }
 }
 
-/// What became of a message's facts; the text of the panic that met them, if one did.
-type Outcomes = Result<Vec<Outcome>, String>;
-
-/// Records the facts of all messages at once. If that panics, each message's by themselves, so that a panic is the
-/// failure of the message that causes it. (What the first attempt stored is known to the second, and the clock finds
-/// the events that it made due.)
-async fn record_all(store: &Store, messages: &[Message]) -> (Vec<Outcomes>, BTreeSet<EventKey>) {
-    let all: Vec<Fact> = messages.iter().flat_map(|message| message.facts.iter().cloned()).collect();
+/// Records those facts of all messages, by the message's place, that `wanted` names. If that panics, each message's by
+/// themselves, so that a panic is the failure of the message that causes it. (What the first attempt stored is known to
+/// the second, and the clock finds the events that it made due.) Returns the events that became due.
+async fn record_all(
+    store: &Store,
+    messages: &mut [Message],
+    wanted: impl Fn(usize, &Fact) -> bool,
+) -> BTreeSet<EventKey> {
+    let each: Vec<Vec<(usize, Fact)>> = messages
+        .iter()
+        .enumerate()
+        .map(|(message, it)| {
+            let wanted = it.facts.iter().enumerate().filter(|(_, fact)| wanted(message, fact));
+            wanted.map(|(index, fact)| (index, fact.clone())).collect()
+        })
+        .collect();
+    let all: Vec<Fact> = each.iter().flatten().map(|(_, fact)| fact.clone()).collect();
+    if all.is_empty() {
+        return BTreeSet::new();
+    }
     if let Ok(recorded) = AssertUnwindSafe(store.record(&all)).catch_unwind().await {
         let mut outcomes = recorded.outcomes.into_iter();
-        let each = messages.iter().map(|message| Ok(outcomes.by_ref().take(message.facts.len()).collect()));
-        return (each.collect(), recorded.due);
+        for (message, facts) in messages.iter_mut().zip(each) {
+            for (index, _) in facts {
+                message.outcomes[index] = outcomes.next();
+            }
+        }
+        return recorded.due;
     }
-    let (mut each, mut due) = (Vec::new(), BTreeSet::new());
-    for message in messages {
-        each.push(match AssertUnwindSafe(store.record(&message.facts)).catch_unwind().await {
+    let mut due = BTreeSet::new();
+    for (message, facts) in messages.iter_mut().zip(each) {
+        let (indices, facts): (Vec<usize>, Vec<Fact>) = facts.into_iter().unzip();
+        match AssertUnwindSafe(store.record(&facts)).catch_unwind().await {
             Ok(recorded) => {
                 due.extend(recorded.due);
-                Ok(recorded.outcomes)
+                for (index, outcome) in indices.into_iter().zip(recorded.outcomes) {
+                    message.outcomes[index] = Some(outcome);
+                }
             }
-            Err(panic) => Err(panic_text(&*panic).to_owned()),
-        });
+            Err(panic) => {
+                message.failure.get_or_insert_with(|| format!("panicked: {}", panic_text(&*panic)));
+            }
+        }
     }
-    (each, due)
+    due
 }
 
 /// Says what became of a message.
-fn conclude(message: &mut Message, outcomes: Outcomes) {
+fn conclude(message: &mut Message) {
     let (mut new, mut known, mut waiting, mut no_room, mut failed) = (0, 0, 0, 0, 0);
-    let failure = match outcomes {
-        Ok(outcomes) => {
-            let mut failure = None;
-            for outcome in outcomes {
-                match outcome {
-                    Outcome::New => new += 1,
-                    Outcome::Known => known += 1,
-                    Outcome::Waiting => waiting += 1,
-                    // A kiosk that nobody announced and that emits that much is noise; the cap is the answer to it.
-                    Outcome::NoRoom => no_room += 1,
-                    Outcome::Failed(error) => {
-                        failed += 1;
-                        failure = Some(format!("not recorded: {}", Chain(&*error)));
-                    }
-                }
+    for outcome in message.outcomes.iter().flatten() {
+        match outcome {
+            Outcome::New => new += 1,
+            Outcome::Known => known += 1,
+            Outcome::Waiting => waiting += 1,
+            // A kiosk that nobody announced and that emits that much is noise; the cap is the answer to it.
+            Outcome::NoRoom => no_room += 1,
+            Outcome::Failed(error) => {
+                failed += 1;
+                message.failure.get_or_insert_with(|| format!("not recorded: {}", Chain(&**error)));
             }
-            failure
         }
-        Err(panic) => Some(format!("panicked: {panic}")),
-    };
-    message.failure = message.failure.take().or(failure);
-    let Message { id, facts, parked, ignored, failure } = message;
+    }
+    let Message { id, facts, parked, ignored, failure, .. } = message;
     let about = about(facts);
     if let Some(failure) = failure {
         error!(

@@ -31,6 +31,15 @@ pub(crate) struct Tally {
     pub(crate) left: usize,
 }
 
+impl Tally {
+    /// Adds another's.
+    pub(crate) fn add(&mut self, other: Self) {
+        self.done += other.done;
+        self.held += other.held;
+        self.left += other.left;
+    }
+}
+
 /// Converges events one after the other, until the invocation's deadline is near.
 pub(crate) async fn converge_all(
     usher: &Usher,

@@ -9,6 +9,7 @@
 
 mod adapters;
 mod batch;
+mod belief;
 mod config;
 mod converge;
 mod current;
@@ -16,6 +17,7 @@ mod init;
 mod invocation;
 mod meter;
 mod metrics;
+mod nodes;
 mod recover;
 mod settings;
 pub mod sweep;
@@ -31,6 +33,7 @@ pub use init::{InboxUsage, SetUpError, WalletFileError, local_wallet, network_na
 pub use invocation::Invocation;
 pub use meter::Meter;
 pub use metrics::{Metrics, NAMESPACE, Sink, Stdout};
+pub use nodes::{NodeError, Nodes, RpcNodes};
 pub use recover::RecoveryError;
 pub use settings::{Document, DocumentError, Rooms, Seats, Settings, SettingsError, Version};
 pub use usher::{Adapters, AwsClients, ConnectError, DataKeySource, OpenError, Usher};

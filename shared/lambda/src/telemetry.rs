@@ -19,9 +19,17 @@ pub fn init() {
 /// openmls tells of every message that it cannot open as an error, and members may send what they like: what matters of
 /// that, usher says itself.
 const QUIET: &str = "openmls=off";
+/// Clients of chains' nodes, whose URLs are secret, write them into spans and messages.
+const SECRETIVE: [&str; 2] = ["alloy_transport_http=off", "reqwest=off"];
 
 fn filter(variable: impl Fn(&'static str) -> Option<String>) -> EnvFilter {
-    levels(variable).add_directive(QUIET.parse().expect("a directive"))
+    discreet(levels(variable).add_directive(QUIET.parse().expect("a directive")))
+}
+
+/// The same filter, which lets nothing through that quotes a secret URL.
+pub fn discreet(filter: EnvFilter) -> EnvFilter {
+    let silent = SECRETIVE.iter().map(|directive| directive.parse().expect("a directive"));
+    silent.fold(filter, EnvFilter::add_directive)
 }
 
 fn levels(variable: impl Fn(&'static str) -> Option<String>) -> EnvFilter {

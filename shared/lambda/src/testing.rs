@@ -19,7 +19,7 @@ use usher_store::{
 };
 use usher_xmtp::V3;
 
-use crate::{Adapters, DataKeySource, Invocation, Machine, Meter, Metrics, Sink, Usher};
+use crate::{Adapters, DataKeySource, Invocation, Machine, Meter, Metrics, Nodes, Sink, Usher};
 
 pub(crate) const NOW_MS: u64 = 1_900_000_000_000;
 const FACTORY: &str = "0x5fbdb2315678afecb367f032d93f642f64180aa3";
@@ -182,6 +182,16 @@ impl Rig {
         let chains = format!(r#"{{"31337":{{"trust":"queue","factories":["{FACTORY}"]}}}}"#);
         let chains: Chains = serde_json::from_str(&chains).unwrap();
         Self { usher: Usher::new(adapters, chains, Policy::default()), table, nudges }
+    }
+
+    /// One that asks the chain of the samples.
+    pub(crate) fn asking(nodes: Arc<dyn Nodes>) -> Self {
+        let rig = Self::new();
+        let secret = "arn:aws:secretsmanager:us-east-1:000000000000:secret:rpc";
+        let chains = format!(r#"{{"31337":{{"rpc_secret":"{secret}","factories":["{FACTORY}"]}}}}"#);
+        let chains: Chains = serde_json::from_str(&chains).unwrap();
+        let usher = Usher::new(rig.usher.adapters, chains, Policy::default()).asking(nodes);
+        Self { usher, ..rig }
     }
 
     /// Whether the samples' event is due.

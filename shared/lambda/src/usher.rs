@@ -23,6 +23,7 @@ use crate::{
     init::network_name,
     meter::Meter,
     metrics::Metrics,
+    nodes::{Nobody, Nodes, RpcNodes},
     settings::{Settings, SettingsError},
     telemetry::Chain,
 };
@@ -41,6 +42,8 @@ pub struct Usher {
     pub(crate) adapters: Adapters,
     pub(crate) store: Arc<Store>,
     pub(crate) metrics: Metrics,
+    /// Who asks chains.
+    pub(crate) nodes: Arc<dyn Nodes>,
     pub(crate) source: Source,
     /// Where it works, if that is told.
     pub(crate) place: Option<Place>,
@@ -104,6 +107,8 @@ pub struct AwsClients {
     pub sqs: aws_sdk_sqs::Client,
     /// KMS.
     pub kms: aws_sdk_kms::Client,
+    /// Secrets Manager.
+    pub secrets: aws_sdk_secretsmanager::Client,
     /// What their calls cost.
     pub meter: Meter,
 }
@@ -191,6 +196,9 @@ impl AwsClients {
             kms: aws_sdk_kms::Client::from_conf(
                 aws_sdk_kms::config::Builder::from(config).interceptor(meter.clone()).build(),
             ),
+            secrets: aws_sdk_secretsmanager::Client::from_conf(
+                aws_sdk_secretsmanager::config::Builder::from(config).interceptor(meter.clone()).build(),
+            ),
             meter,
         }
     }
@@ -226,7 +234,7 @@ impl Usher {
             randomness: Arc::new(Machine),
         };
         let place = Place { network: network_name(&config.xmtp_url), table: config.table.clone() };
-        Ok(Self::from_table(adapters).at(place))
+        Ok(Self::from_table(adapters).at(place).asking(Arc::new(RpcNodes::new(aws.secrets.clone()))))
     }
 }
 
@@ -244,7 +252,8 @@ impl Usher {
 
     fn with_source(adapters: Adapters, source: Source) -> Self {
         let store = Store::new(adapters.table.clone(), adapters.clock.clone(), adapters.randomness.clone());
-        Self { adapters, store: Arc::new(store), metrics: Metrics::silent(), source, place: None }
+        let (store, metrics, nodes) = (Arc::new(store), Metrics::silent(), Arc::new(Nobody));
+        Self { adapters, store, metrics, nodes, source, place: None }
     }
 
     /// The same usher on an XMTP node with these limits, kept together with all that work on the same table. (Settings
@@ -260,6 +269,12 @@ impl Usher {
     #[must_use]
     pub fn at(self, place: Place) -> Self {
         Self { place: Some(place), ..self }
+    }
+
+    /// The same usher, which asks chains of these nodes. (One that believes its queues asks nobody.)
+    #[must_use]
+    pub fn asking(self, nodes: Arc<dyn Nodes>) -> Self {
+        Self { nodes, ..self }
     }
 
     /// The same usher, which tells these metrics.

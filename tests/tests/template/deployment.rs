@@ -7,7 +7,7 @@ use aws_config::{BehaviorVersion, Region, SdkConfig};
 use aws_sdk_kms::config::{Credentials, SharedCredentialsProvider};
 use aws_sdk_sqs::types::QueueAttributeName;
 use serde_json::json;
-use tempfile::TempDir;
+use tempfile::{NamedTempFile, TempDir};
 use tokio::time::{Instant, interval};
 use usher_lambda::{AwsClients, Config, Machine, Usher, local_wallet};
 use usher_localnet::{
@@ -28,6 +28,10 @@ use crate::{document::Template, recorder::Recorder, template};
 
 /// The table's logical name, which is its name here.
 pub(crate) const TABLE: &str = "Table";
+/// A chain that is asked, of a node that does not answer.
+pub(crate) const ASKED_CHAIN: u64 = 8453;
+/// The secret with the node's URL.
+pub(crate) const RPC_SECRET: &str = "arn:aws:secretsmanager:us-east-1:123456789012:secret:usher/rpc-AbCdEf";
 /// Who sets up.
 pub(crate) const OPERATOR: &str = "OperatorRole";
 /// What functions and commands say, if nobody asks for more.
@@ -72,7 +76,7 @@ impl Deployment {
         let xmtp = Node::start(NodeOptions::on_free_ports()).await?;
         let (dynamodb, sqs) = (DynamoDb::start(0, None).await?, Sqs::start(0, None).await?);
         let recorder = Recorder::start(dynamodb.url(), sqs.url()).await;
-        let template = template(&[("XmtpUrl", &xmtp.url())]);
+        let template = template(&[("XmtpUrl", &xmtp.url()), ("RpcSecretArns", RPC_SECRET)]);
 
         let client = dynamodb_client(&dynamodb.url());
         let table = DynamoTable::new(client.clone(), TABLE);
@@ -84,9 +88,7 @@ impl Deployment {
             queues.insert(name.to_owned(), url);
         }
         let operator = operator(&environment(&template, "MintFunction", &queues), &recorder)?;
-        let chains = json!({ CHAIN.to_string(): { "trust": "queue", "factories": [FACTORY] } });
-        let document = json!({ "version": 1, "chains": chains, "rate_limits": null }).to_string();
-        operator.store().put_configuration(&document, None).await?;
+        operator.store().put_configuration(&document(), None).await?;
         let told = template.outputs().map(|(name, value)| (name, queues.get(value).map_or(value, String::as_str)));
         recorder.put_out(told);
         let _triggers = triggers(&template, &queues, &recorder, verbosity, logs).await?;
@@ -166,6 +168,22 @@ impl Deployment {
         }
         Err(format!("not within {PATIENCE:?}: {what}").into())
     }
+}
+
+/// The configuration: a chain whose queues are believed, and one that is asked.
+fn document() -> String {
+    let chains = json!({
+        CHAIN.to_string(): { "trust": "queue", "factories": [FACTORY] },
+        ASKED_CHAIN.to_string(): { "trust": "rpc", "rpc_secret": RPC_SECRET, "factories": [FACTORY] },
+    });
+    json!({ "version": 1, "chains": chains, "rate_limits": null }).to_string()
+}
+
+/// A file with it.
+pub(crate) fn configuration() -> Result<NamedTempFile, AnyError> {
+    let file = NamedTempFile::new()?;
+    std::fs::write(file.path(), document())?;
+    Ok(file)
 }
 
 /// A function's environment variables, as CloudFormation would have set them.

@@ -1,5 +1,5 @@
-//! Nothing secret is said where KMS keeps the keys, neither by the functions nor by the operator's commands, however much
-//! is asked for. (What is said of rooms and chat: `tests/tests/secrets.rs`.)
+//! Nothing secret is said where KMS keeps the keys and Secrets Manager the nodes' URLs, neither by the functions nor by
+//! the operator's commands, however much is asked for. (What is said of rooms and chat: `tests/tests/secrets.rs`.)
 
 use std::{collections::BTreeSet, fs};
 
@@ -10,14 +10,18 @@ use usher_tests::{
     world::{ANVIL_KEYS, AnyError},
 };
 
-use crate::{deployment::Deployment, file};
+use crate::{
+    deployment::{ASKED_CHAIN, Deployment, configuration},
+    recorder::NODE_URL,
+};
 
 #[tokio::test]
 async fn no_data_key_and_no_wallet_is_said_at_trace_level() -> Result<(), AnyError> {
     let folder = tempfile::tempdir()?;
     let log = folder.path().join("log");
     let deployment = Deployment::start_logged("trace", &Logs::File(log.clone())).await?;
-    let config = file("docs/config.sample.json").to_string_lossy().into_owned();
+    let config = configuration()?;
+    let config = config.path().to_string_lossy().into_owned();
     let mut said = Vec::new();
     let mut tell = async |arguments: &[&str]| {
         let output = deployment.usher(arguments).await?;
@@ -34,6 +38,10 @@ async fn no_data_key_and_no_wallet_is_said_at_trace_level() -> Result<(), AnyErr
             Ok(deployment.store.event(&event.key()).await?.is_some_and(|event| !event.rooms.is_empty()))
         })
         .await?;
+    let purchase = serde_json::json!({ "chainId": ASKED_CHAIN, "logs": Chain::default().purchase(&event, 1, creator.address()).logs });
+    deployment.leave("PurchaseQueue", &purchase.to_string()).await?;
+    let asked = async || Ok(fs::read_to_string(&log)?.contains("not confirmed by the chain"));
+    deployment.until("a node is asked", asked).await?;
     for command in
         [&["doctor"][..], &["config", "get"], &["parked", "list"], &["rooms"], &["recover", "--begin"], &["recover"]]
     {
@@ -51,6 +59,8 @@ async fn no_data_key_and_no_wallet_is_said_at_trace_level() -> Result<(), AnyErr
     assert!(said.first().is_some_and(|text| text.contains("GenerateDataKey")));
     assert!(said.last().is_some_and(|text| text.contains("Decrypt") || text.contains("GenerateDataKey")));
     let mut found = BTreeSet::new();
+    let path = NODE_URL.rsplit('/').next().unwrap_or_default();
+    found.extend(said.iter().flat_map(|text| text.lines()).find(|line| line.contains(path)).map(str::to_owned));
     for (number, secret) in secrets.iter().enumerate() {
         for form in forms(secret) {
             let line = said.iter().flat_map(|text| text.lines()).find(|line| line.contains(&form));

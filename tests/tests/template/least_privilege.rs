@@ -16,7 +16,7 @@ use usher_xmtp::{
 };
 
 use crate::{
-    deployment::{Deployment, OPERATOR, TABLE},
+    deployment::{ASKED_CHAIN, Deployment, OPERATOR, RPC_SECRET, TABLE, configuration},
     document::{Template, each, texts},
     file,
     recorder::Permission,
@@ -136,8 +136,14 @@ async fn the_functions_may_do_what_they_do_and_no_more() -> Result<(), AnyError>
         season(&deployment, queue, id, &people).await?;
     }
     late_news(&deployment, &mut people).await?;
+    only_what_waits_expires(&deployment).await?;
+    // A chain that is asked, and does not answer: these messages stay.
+    for queue in FACT_QUEUES {
+        let purchase = Chain::default().purchase(&early, 1, people[ALICE].address());
+        deployment.leave(queue, &json!({ "chainId": ASKED_CHAIN, "logs": purchase.logs }).to_string()).await?;
+    }
 
-    let template = template(&[]);
+    let template = template(&[("RpcSecretArns", RPC_SECRET)]);
     let granted_to_functions = granted_to_functions(&template);
     let unused = || granted_to_functions.difference(&deployment.recorder.done()).cloned().collect::<Vec<_>>();
     let used = deployment.until("all is used", async || Ok(unused().is_empty())).await;
@@ -147,7 +153,7 @@ async fn the_functions_may_do_what_they_do_and_no_more() -> Result<(), AnyError>
     assert_eq!(by_functions, granted_to_functions, "used and not granted");
     let granted_to_operator = granted(&template, OPERATOR, OPERATOR);
     assert!(by_operator.is_subset(&granted_to_operator), "{by_operator:#?}");
-    only_what_waits_expires(&deployment).await
+    Ok(())
 }
 
 /// A sample of `events/logs/`.
@@ -158,7 +164,8 @@ fn sample(name: &str) -> String {
 #[tokio::test]
 async fn the_operator_may_do_what_the_commands_do_and_no_more() -> Result<(), AnyError> {
     let deployment = Deployment::start().await?;
-    let config = file("docs/config.sample.json").to_string_lossy().into_owned();
+    let config = configuration()?;
+    let config = config.path().to_string_lossy().into_owned();
     deployment.operate(&["init", "--config", &config]).await?;
     for name in ["01-mint.json", "02-purchase-alice.json", "07-refund-alice.json", "12-malformed.json"] {
         deployment.operate(&["send", &sample(name)]).await?;
@@ -192,7 +199,7 @@ async fn the_operator_may_do_what_the_commands_do_and_no_more() -> Result<(), An
     assert!(String::from_utf8_lossy(&looked.stdout).contains("wallet key"), "{looked:?}");
 
     let done: BTreeSet<_> = deployment.recorder.done().into_iter().filter(|it| it.who == OPERATOR).collect();
-    let granted = granted(&template(&[]), OPERATOR, OPERATOR);
+    let granted = granted(&template(&[("RpcSecretArns", RPC_SECRET)]), OPERATOR, OPERATOR);
     let unused: Vec<_> = granted.difference(&done).collect();
     let refused: Vec<_> = done.difference(&granted).collect();
     assert!(unused.is_empty() && refused.is_empty(), "granted and not used: {unused:#?}; not granted: {refused:#?}");

@@ -1,5 +1,5 @@
 //! One endpoint for all of AWS: it notes who does what with which resource, as IAM would name it, and passes the
-//! request on to a stand-in; KMS and CloudFormation it does itself. A client is known by its access key id, which is its
+//! request on to a stand-in; KMS, Secrets Manager and CloudFormation it does itself. A client is known by its access key id, which is its
 //! logical name in the template.
 
 use std::{
@@ -54,6 +54,9 @@ struct Shared {
     outputs: Mutex<String>,
 }
 
+/// Where the node of the chain that is asked is said to be; there is none. Of its path nothing may be told.
+pub(crate) const NODE_URL: &str = "http://127.0.0.1:9/v2/cGF0aCB0aGF0IGlzIGEga2V5";
+
 /// The stack, as IAM names it to who knows its name alone.
 const STACK: &str = "arn:${AWS::Partition}:cloudformation:${AWS::Region}:${AWS::AccountId}:stack/${AWS::StackName}/*";
 
@@ -61,7 +64,7 @@ const STACK: &str = "arn:${AWS::Partition}:cloudformation:${AWS::Region}:${AWS::
 type Wrapped = ([u8; 32], Value);
 
 impl Recorder {
-    /// Listens before the stand-ins at these URLs; KMS it does itself.
+    /// Listens before the stand-ins at these URLs.
     pub(crate) async fn start(dynamodb: String, sqs: String) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let url = format!("http://{}", listener.local_addr().expect("it is bound"));
@@ -123,6 +126,7 @@ async fn answer(State(shared): State<Arc<Shared>>, request: Request) -> Response
     shared.done.lock().expect("no holder panics").extend(done);
     let stand_in = match service {
         "TrentService" => return shared.kms(operation, &asked),
+        "secretsmanager" => return Json(json!({ "SecretString": NODE_URL })).into_response(),
         "AmazonSQS" => &shared.sqs,
         _ => &shared.dynamodb,
     };
@@ -141,6 +145,7 @@ fn needed(service: &str, operation: &str, asked: &Value) -> Vec<(String, String)
         (format!("dynamodb:{action}"), format!("{}.Arn{index}", text(&of["TableName"])))
     };
     match (service, operation) {
+        ("secretsmanager", _) => vec![(format!("secretsmanager:{operation}"), text(&asked["SecretId"]))],
         ("TrentService", _) => vec![(format!("kms:{operation}"), text(&asked["KeyId"]))],
         ("AmazonSQS", _) => {
             let url = text(&asked["QueueUrl"]);

@@ -130,7 +130,7 @@ impl Deployment {
 
     /// How far each chain is believed, for people.
     pub(super) fn trust(&self) -> String {
-        let chains = self.chains.iter().map(|(chain, config)| format!("chain {chain}, {}", in_words(config.trust)));
+        let chains = self.chains.iter().map(|(chain, config)| format!("chain {chain}, {}", in_words(&config.trust)));
         chains.collect::<Vec<_>>().join("; ")
     }
 

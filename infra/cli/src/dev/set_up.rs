@@ -4,12 +4,13 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use alloy_primitives::{Address, address};
 use serde::Serialize;
-use usher_chain::{ChainConfig, Chains, Trust};
+use usher_chain::{ChainConfig, Chains, Rpc, Trust};
 use usher_domain::{ChainId, KioskKey};
 use usher_lambda::{
     Adapters, Config, DataKeyConfig, DataKeySource, Document, Machine, Place, SqsNudges, Usher, local_wallet,
     network_name,
 };
+use usher_localnet::secrets::Secrets;
 use usher_store::{Store, budget::RateLimits, dynamo::DynamoTable};
 use usher_xmtp::V3;
 
@@ -26,12 +27,24 @@ pub(super) struct Account {
     wallet: String,
 }
 
-pub(super) fn chains(more: &[KioskKey]) -> Result<Chains, Failure> {
+/// The ARN of the secret with the URL of a chain's node.
+pub(super) fn secret(chain: ChainId) -> String {
+    Secrets::arn(&format!("usher-dev/rpc-{chain}"))
+}
+
+/// The chains of the samples' factory and of `more`; those that have one of `nodes` are asked there.
+pub(super) fn chains(more: &[KioskKey], nodes: &[(ChainId, String)]) -> Result<Chains, Failure> {
     let mut chains = BTreeMap::<ChainId, ChainConfig>::new();
     let named = more.iter().map(|factory| (factory.chain, factory.address));
     for (chain, factory) in [SAMPLE_FACTORY].into_iter().chain(named) {
-        let empty = || ChainConfig { trust: Trust::Queue, factories: [].into() };
+        let asked = nodes.iter().any(|(id, _)| *id == chain);
+        let rpc = || Trust::Rpc(Rpc { secret: secret(chain), confirmations: 1, wrappers: [].into() });
+        let trust = || if asked { rpc() } else { Trust::Queue };
+        let empty = || ChainConfig { trust: trust(), factories: [].into(), start_block: 0 };
         chains.entry(chain).or_insert_with(empty).factories.insert(factory);
+    }
+    if let Some((chain, _)) = nodes.iter().find(|(chain, _)| !chains.contains_key(chain)) {
+        return Err(format!("--rpc {chain}=… names a chain without a factory; add --factory {chain}:ADDRESS").into());
     }
     Ok(chains.try_into()?)
 }
@@ -51,7 +64,11 @@ pub(super) async fn configure(
     };
     let mut all = BTreeMap::<ChainId, ChainConfig>::from(document.chains);
     for (chain, config) in chains.iter() {
-        all.entry(chain).or_insert_with(|| config.clone()).factories.extend(&config.factories);
+        let known = all.entry(chain).or_insert_with(|| config.clone());
+        known.factories.extend(&config.factories);
+        if let Trust::Rpc(_) = config.trust {
+            known.trust = config.trust.clone();
+        }
     }
     document.chains = all.try_into()?;
     document.rate_limits = limits;
@@ -95,7 +112,7 @@ mod tests {
     fn named_factories_join_the_samples() {
         let more =
             ["31337:0x00000000000000000000000000000000000000aa", "1328:0x00000000000000000000000000000000000000bb"];
-        let chains = chains(&more.map(|factory| factory.parse().unwrap())).unwrap();
+        let chains = chains(&more.map(|factory| factory.parse().unwrap()), &[]).unwrap();
         assert_eq!(
             serde_json::to_value(&chains).unwrap(),
             json!({
@@ -106,5 +123,15 @@ mod tests {
                 ] },
             })
         );
+    }
+
+    #[test]
+    fn a_chain_with_a_node_is_asked() {
+        let node = |chain| [(ChainId(chain), "http://127.0.0.1:8545".to_owned())];
+        let chains = chains(&[], &node(31337)).unwrap();
+        let written = serde_json::to_value(&chains).unwrap();
+        assert_eq!(written["31337"]["rpc_secret"], secret(ChainId(31337)));
+        let refused = super::chains(&[], &node(1)).unwrap_err().to_string();
+        assert!(refused.contains("add --factory 1:ADDRESS"), "{refused}");
     }
 }

@@ -61,7 +61,7 @@ impl Dev {
     }
 
     fn start_with(xmtp_port: &str, arguments: &[&OsStr]) -> Self {
-        let ports = ["--xmtp-web-port", "--dynamodb-port", "--sqs-port", "--lambda-port"];
+        let ports = ["--xmtp-web-port", "--dynamodb-port", "--sqs-port", "--secrets-port", "--lambda-port"];
         let mut process = usher()
             .args(["dev", "--json", "--xmtp-port", xmtp_port])
             .args(arguments)

@@ -18,7 +18,7 @@ fn bodies(name: &str) -> Vec<String> {
 
 async fn stored(rig: &Rig, batch: SqsEvent) -> Stored {
     let current = rig.usher.current().await.unwrap();
-    store_batch(rig.usher.store(), &current.settings.chains, batch.records).await.unwrap()
+    take_batch(&rig.usher, &current, batch.records, &invocation(ENOUGH_MS)).await.unwrap().0
 }
 
 #[tokio::test]

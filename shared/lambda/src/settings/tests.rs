@@ -33,6 +33,12 @@ fn good() -> Vec<String> {
         r#"{"version":1,"chains":{}}"#.to_owned(),
         with(r#","$schema":"./config.schema.json""#),
         with(r#","policy":{}"#),
+        with("").replace(r#""trust":"queue","#, r#""trust":"queue","start_block":7,"#),
+        with("").replace(r#""trust":"queue","#, r#""rpc_secret":"arn:aws:secretsmanager:us-east-1:1:secret:a","#),
+        with("").replace(
+            r#""trust":"queue","#,
+            r#""trust":"rpc","rpc_secret":"arn:aws:secretsmanager:us-east-1:1:secret:a","confirmations":12,"start_block":7,"wrappers":["0x00000000000000000000000000000000000000cc"],"#,
+        ),
         with(r#","policy":{"creator_role":"super_admin","seats_per_room":50}"#),
         with(r#","rate_limits":null"#),
         with(
@@ -67,7 +73,25 @@ fn bad() -> Vec<(String, &'static str)> {
         (with(r#","rate_limits":{"publish":{"max_tokens":1,"per_minute":6}}"#), "missing field `default`"),
         (
             of_chain(r#"{"trust":"rpc","factories":["0x5fbdb2315678afecb367f032d93f642f64180aa3"]}"#),
-            "trust \"rpc\" is not available yet",
+            "trust \"rpc\" needs `rpc_secret`",
+        ),
+        (
+            of_chain(
+                r#"{"rpc_secret":"https://rpc.example/key","factories":["0x5fbdb2315678afecb367f032d93f642f64180aa3"]}"#,
+            ),
+            "not the ARN of an AWS Secrets Manager secret",
+        ),
+        (
+            of_chain(
+                r#"{"rpc_secret":"arn:aws:secretsmanager:us-east-1:1:secret:a","confirmations":0,"factories":["0x5fbdb2315678afecb367f032d93f642f64180aa3"]}"#,
+            ),
+            "`confirmations` counts a log's own block",
+        ),
+        (
+            of_chain(
+                r#"{"trust":"queue","confirmations":2,"factories":["0x5fbdb2315678afecb367f032d93f642f64180aa3"]}"#,
+            ),
+            "nobody would look at",
         ),
         (of_chain(r#"{"trust":"queue","factories":[]}"#), "no factory is configured"),
         (
