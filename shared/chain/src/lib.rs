@@ -11,9 +11,10 @@
 //! ```
 //!
 //! or `{"chainId": 31337, "logs": [{…}, {…}]}`. A log is an object as `eth_getLogs` and `eth_subscribe` give it; other
-//! members, of the log and of the envelope, are passed over. `removed: true` makes the fact a retraction. The chain id
-//! and the log's quantities may be JSON numbers, `0x` hex or decimal text. Each log is read by itself: what is wrong
-//! with one does not touch its neighbours.
+//! members, of the log and of the envelope, are passed over. `removed: true` makes the fact a retraction;
+//! `blockTimestamp`, where a node says it, is what delays are measured from. The chain id and the log's
+//! quantities may be JSON numbers, `0x` hex or decimal text. Each log is read by itself: what is wrong with one does not
+//! touch its neighbours.
 //!
 //! # What is believed
 //!

@@ -59,6 +59,8 @@ fn interpret(claim: &Claim<'_>, log: &Map<String, Value>, chains: &Chains) -> Re
             block_hash: field(log, "blockHash")?,
         },
         retracted: is_retracted(log)?,
+        // Not every node says it, some say 0, and nothing depends on it.
+        block_time_s: field::<Quantity>(log, "blockTimestamp").ok().map(|time| time.0).filter(|time| *time > 0),
         what,
     }))
 }

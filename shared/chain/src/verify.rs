@@ -124,7 +124,8 @@ fn logged<'a>(fact: &Fact, receipt: Option<&'a Receipt>, chains: &Chains) -> Res
     }
     let says = |log: &RawValue| {
         let reading = log::read(&Claim { chain: fact.chain, log: log.get() }, chains);
-        matches!(reading, Reading::Fact(said) if said == Fact { retracted: false, ..fact.clone() })
+        let Reading::Fact(said) = reading else { return false };
+        said == Fact { retracted: false, block_time_s: said.block_time_s, ..fact.clone() }
     };
     if receipt.logs.iter().any(|log| says(log)) { Ok(receipt) } else { Err(Doubt::NoSuchLog(transaction)) }
 }

@@ -70,6 +70,21 @@ fn a_ticket_log_is_a_fact_about_its_emitter_as_kiosk() {
     }
 }
 
+/// It is measured by and decides nothing, so a bad one spoils nothing.
+#[test]
+fn when_a_block_was_made_is_noted_if_it_is_said() {
+    for (said, noted) in [
+        (Some(json!("0x6745a000")), Some(0x6745_a000)),
+        (Some(json!(7)), Some(7)),
+        (Some(json!("x")), None),
+        (Some(json!("0x0")), None),
+        (None, None),
+    ] {
+        let Reading::Fact(fact) = read_one(31337, &spoilt("blockTimestamp", said)) else { panic!("no fact") };
+        assert_eq!(fact.block_time_s, noted);
+    }
+}
+
 #[test]
 fn what_was_logged_before_the_start_is_ignored() {
     let chains: Chains =

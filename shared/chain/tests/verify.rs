@@ -90,6 +90,9 @@ fn what_the_receipt_says_is_true() {
         let other = with(transfer(BOB, ALICE), "logIndex", json!("0x2"));
         let receipt = receipt(Some(BLOCK), ALICE, Some(KIOSK), &[other, log.clone()]);
         assert_eq!(verified(&log, Some(&receipt), NUMBER, 1), Ok(()), "{log}");
+        // One of the two nodes says when the block was made.
+        let log = with(log, "blockTimestamp", json!("0x6745a000"));
+        assert_eq!(verified(&log, Some(&receipt), NUMBER, 1), Ok(()), "{log}");
     }
 }
 

@@ -91,6 +91,7 @@ mod tests {
             transaction: B256::repeat_byte(creator),
             position: Position { block_number, log_index, block_hash: B256::repeat_byte(block) },
             retracted: false,
+            block_time_s: None,
             what: What::EventMinted(EventMint {
                 event_id: U256::ZERO,
                 creator: Address::repeat_byte(creator),

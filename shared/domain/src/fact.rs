@@ -31,6 +31,10 @@ pub struct Fact {
     pub position: Position,
     /// The chain took the log back (`removed: true`). May arrive before the log itself.
     pub retracted: bool,
+    /// When its block was made, in seconds since 1970, if whoever sent the log said so. It is measured by and decides
+    /// nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub block_time_s: Option<u64>,
     /// What the log says.
     pub what: What,
 }

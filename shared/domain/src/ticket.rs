@@ -122,6 +122,7 @@ mod tests {
             transaction: B256::repeat_byte(7),
             position,
             retracted: false,
+            block_time_s: None,
             what,
         }
     }

@@ -99,7 +99,7 @@ impl Doorkeeper {
                 Take::HeldByOther(_) => return Ok(Converged::Held),
                 Take::NoSuchEvent => return Ok(Converged::NoSuchEvent),
             };
-            self.note(|work| work.behind_since_ms = lease.behind_since_ms);
+            self.note(|work| work.behind_chain_since_ms = lease.behind_chain_since_ms);
             if cause == Cause::Fact {
                 self.leave_nudge(event, until_ms - now_ms).await;
             }
@@ -157,7 +157,9 @@ impl Doorkeeper {
                 Release::NewWork(renewed) => {
                     // The waiting facts of a kiosk that was just announced are work, too.
                     self.parts.store.replay(&lease.event).await?;
-                    self.note(|work| work.behind_since_ms = renewed.behind_since_ms.or(work.behind_since_ms));
+                    self.note(|work| {
+                        work.behind_chain_since_ms = renewed.behind_chain_since_ms.or(work.behind_chain_since_ms)
+                    });
                     lease = renewed;
                     if self.policy_is_outdated().await? {
                         return self.stop(&lease, cause, OUTDATED.to_owned()).await;

@@ -19,9 +19,9 @@ pub struct Work {
     pub rooms_lost: u64,
     /// Troubles that do not pass by themselves: the most that one look told of.
     pub troubles: u64,
-    /// Since when the event looked at last had been behind the ledger, in milliseconds since 1970; `None` if it was
-    /// not.
-    pub behind_since_ms: Option<u64>,
+    /// Since when the event looked at last had been behind the chain, in milliseconds since 1970; `None` if it was not.
+    /// See [`usher_store::Lease::behind_chain_since_ms`].
+    pub behind_chain_since_ms: Option<u64>,
 }
 
 impl Work {

@@ -1,6 +1,6 @@
 //! SQS batches of facts: bodies to the ledger, then the events that became due to their rooms.
 
-use std::{collections::BTreeSet, panic::AssertUnwindSafe};
+use std::{any::Any, collections::BTreeSet, panic::AssertUnwindSafe, time::Duration};
 
 use aws_lambda_events::event::sqs::{SqsBatchResponse, SqsEvent, SqsMessage};
 use futures::future::LocalBoxFuture;
@@ -20,7 +20,7 @@ use usher_store::{
 
 use crate::{
     Invocation, Usher,
-    belief::{Answer, ask, asked, is_stored_at_once},
+    belief::{Answer, ask, is_stored_at_once, node_of, pause},
     converge::{Tally, converge_all},
     current::Current,
     metrics::Record,
@@ -33,6 +33,10 @@ pub const PARKED_REASON_BYTES_MAX: usize = 1024;
 /// After so many deliveries, a message is not delivered again because the chain does not confirm what it says. (The
 /// queues give it up after five, see `template.yaml`.)
 const ASKED_DELIVERIES: u32 = 4;
+/// How many facts are looked up in the ledger at a time.
+const KNOWN_AT_ONCE: usize = 40;
+/// How long that may take: it saves questions, and no more.
+const LOOK_UP: Duration = Duration::from_secs(2);
 /// How many logs of one message are parked at a time.
 const PARKED_AT_ONCE: usize = 8;
 
@@ -138,6 +142,13 @@ struct Message {
     failure: Option<String>,
 }
 
+impl Message {
+    /// A panic is the failure of the message that it came over, and of no other.
+    fn panicked(&mut self, panic: &(dyn Any + Send)) {
+        self.failure.get_or_insert_with(|| format!("panicked: {}", panic_text(panic)));
+    }
+}
+
 /// Stores what a batch says and converges the events that became due. What a chain has to confirm first, or afterwards,
 /// it is asked about while the rest converges.
 async fn take_batch(
@@ -172,11 +183,16 @@ async fn take_batch(
 
 /// Asks the chains about what they have to confirm, and stores what they do. Returns the events that became due.
 async fn confirm(store: &Store, nodes: &dyn Nodes, chains: &Chains, messages: &mut [Message]) -> BTreeSet<EventKey> {
-    let of_chains = |message: &Message| {
-        let facts = message.facts.iter().filter(|fact| asked(chains, fact).is_some());
-        facts.cloned().collect::<Vec<_>>()
+    settle_known(store, chains, messages).await;
+    let open = |message: &Message| -> Vec<Fact> {
+        let unsettled = message
+            .facts
+            .iter()
+            .zip(&message.outcomes)
+            .filter(|(fact, outcome)| node_of(chains, fact).is_some() && (acts_at_once(fact) || outcome.is_none()));
+        unsettled.map(|(fact, _)| fact.clone()).collect()
     };
-    let questions: Vec<Vec<Fact>> = messages.iter().map(of_chains).collect();
+    let questions: Vec<Vec<Fact>> = messages.iter().map(open).collect();
     let mut answers = ask(nodes, chains, &questions.iter().flatten().collect::<Vec<_>>()).await.into_iter();
     let answered: Vec<Vec<(Fact, Answer)>> =
         questions.into_iter().map(|facts| facts.into_iter().zip(answers.by_ref()).collect()).collect();
@@ -185,9 +201,30 @@ async fn confirm(store: &Store, nodes: &dyn Nodes, chains: &Chains, messages: &m
     };
     let mut due = record_all(store, messages, is_confirmed).await;
     for (message, answered) in messages.iter_mut().zip(answered) {
-        due.extend(give_up(store, chains, message, &answered).await);
+        match AssertUnwindSafe(give_up(store, chains, message, &answered)).catch_unwind().await {
+            Ok(events) => due.extend(events),
+            Err(panic) => message.panicked(&*panic),
+        }
     }
     due
+}
+
+/// Finds the gains that the chains confirmed when their messages came before, so that a message with more than a node
+/// answers in time gets on with each delivery. (What acted at once is in the ledger and may be unconfirmed.) What is not
+/// read in time is asked about again.
+async fn settle_known(store: &Store, chains: &Chains, messages: &mut [Message]) {
+    let redelivered = messages.iter().enumerate().filter(|(_, message)| message.deliveries > 1);
+    let facts = redelivered.flat_map(|(at, message)| message.facts.iter().enumerate().map(move |fact| (at, fact)));
+    let gains = facts.filter(|(_, (_, fact))| node_of(chains, fact).is_some() && !acts_at_once(fact));
+    let look_up = async |(message, (index, fact)): (usize, (usize, &Fact))| {
+        let known = AssertUnwindSafe(store.knows(fact)).catch_unwind().await;
+        matches!(known, Ok(Ok(true))).then_some((message, index))
+    };
+    let known = stream::iter(gains).map(look_up).buffer_unordered(KNOWN_AT_ONCE).take_until(Box::pin(pause(LOOK_UP)));
+    let known: Vec<(usize, usize)> = known.filter_map(std::future::ready).collect().await;
+    for (message, index) in known {
+        messages[message].outcomes[index] = Some(Outcome::Known);
+    }
 }
 
 /// What becomes of facts that the chain does not confirm: they come again, or, when that is hopeless, are parked; and
@@ -258,12 +295,11 @@ async fn read_message(store: &Store, chains: &Chains, (id, record): (String, Sqs
         message.parked = parked.len();
         park_all(store, parked).await
     };
-    let failure = match AssertUnwindSafe(reading).catch_unwind().await {
-        Ok(Ok(())) => None,
-        Ok(Err(error)) => Some(format!("not parked: {}", Chain(&error))),
-        Err(panic) => Some(format!("panicked: {}", panic_text(&*panic))),
-    };
-    message.failure = failure;
+    match AssertUnwindSafe(reading).catch_unwind().await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => message.failure = Some(format!("not parked: {}", Chain(&error))),
+        Err(panic) => message.panicked(&*panic),
+    }
     message.outcomes = message.facts.iter().map(|_| None).collect();
     message
 }
@@ -336,9 +372,7 @@ async fn record_all(
                     message.outcomes[index] = Some(outcome);
                 }
             }
-            Err(panic) => {
-                message.failure.get_or_insert_with(|| format!("panicked: {}", panic_text(&*panic)));
-            }
+            Err(panic) => message.panicked(&*panic),
         }
     }
     due

@@ -54,7 +54,7 @@ impl Answer {
 }
 
 /// How the chain of a fact is asked; `None` if whoever sends its logs is believed.
-pub(crate) fn asked<'a>(chains: &'a Chains, fact: &Fact) -> Option<&'a Rpc> {
+pub(crate) fn node_of<'a>(chains: &'a Chains, fact: &Fact) -> Option<&'a Rpc> {
     match &chains.get(fact.chain)?.trust {
         Trust::Queue => None,
         Trust::Rpc(rpc) => Some(rpc),
@@ -63,7 +63,7 @@ pub(crate) fn asked<'a>(chains: &'a Chains, fact: &Fact) -> Option<&'a Rpc> {
 
 /// Whether a fact is stored without an answer.
 pub(crate) fn is_stored_at_once(chains: &Chains, fact: &Fact) -> bool {
-    asked(chains, fact).is_none() || acts_at_once(fact)
+    node_of(chains, fact).is_none() || acts_at_once(fact)
 }
 
 /// Asks the chains about facts of theirs; in the order of the facts. Asks again for a while if they have not heard of
@@ -90,7 +90,7 @@ pub(crate) async fn ask(nodes: &dyn Nodes, chains: &Chains, facts: &[&Fact]) -> 
 }
 
 #[expect(clippy::disallowed_methods, reason = "a node's news is no condition of ours that could be awaited")]
-async fn pause(time: Duration) {
+pub(crate) async fn pause(time: Duration) {
     tokio::time::sleep(time).await;
 }
 
@@ -107,14 +107,23 @@ async fn look(nodes: &dyn Nodes, chains: &Chains, facts: &[&Fact]) -> Vec<Answer
 }
 
 async fn look_at_chain(nodes: &dyn Nodes, chains: &Chains, facts: &[&Fact]) -> Vec<Answer> {
-    let Some(rpc) = facts.first().and_then(|fact| asked(chains, fact)) else { return vec![Answer::True; facts.len()] };
+    let Some(rpc) = facts.first().and_then(|fact| node_of(chains, fact)) else {
+        return vec![Answer::True; facts.len()];
+    };
     // The block first: what the node says of transactions is then no older than it.
     let newest = match tokio::time::timeout(LOOK, nodes.newest_block(&rpc.secret)).await {
         Ok(Ok(newest)) => newest,
         Ok(Err(error)) => return vec![Answer::None(error); facts.len()],
         Err(_) => return vec![Answer::None(NodeError::Unanswered); facts.len()],
     };
-    let transactions: BTreeSet<_> = facts.iter().map(|fact| fact.transaction).collect();
+    // Gains first: they wait for the answer, and a loss that is confirmed is asked about again when its message comes again.
+    let of = |losses: bool| {
+        let facts = facts.iter().filter(move |fact| acts_at_once(fact) == losses);
+        facts.map(|fact| fact.transaction).collect::<BTreeSet<_>>()
+    };
+    let (gains, mut transactions) = (of(false), of(true));
+    transactions.retain(|transaction| !gains.contains(transaction));
+    let transactions = gains.into_iter().chain(transactions);
     let receipt = async |transaction| (transaction, nodes.receipt(&rpc.secret, transaction).await);
     let receipts = stream::iter(transactions).map(receipt).buffer_unordered(AT_ONCE);
     let receipts: BTreeMap<_, _> = receipts.take_until(Box::pin(pause(LOOK))).collect().await;

@@ -143,7 +143,7 @@ impl Record {
 
     /// What a convergence came to; `done` says that the event's rooms are in step now.
     pub(crate) fn work(self, work: &Work, done: bool, now_ms: u64) -> Self {
-        let lag_ms = work.behind_since_ms.map(|since_ms| now_ms.saturating_sub(since_ms));
+        let lag_ms = work.behind_chain_since_ms.map(|since_ms| now_ms.saturating_sub(since_ms));
         self.count("Commits", work.commits)
             .count("Adds", work.adds)
             .count("Removes", work.removes)
@@ -187,7 +187,8 @@ mod tests {
 
     #[test]
     fn a_line_is_what_cloudwatch_reads() {
-        let work = Work { commits: 2, removes: 1, behind_since_ms: Some(4), snapshot_bytes: 9, ..Work::default() };
+        let work =
+            Work { commits: 2, removes: 1, behind_chain_since_ms: Some(4), snapshot_bytes: 9, ..Work::default() };
         let record = Record::new("converge").property("event", "1:0x00:0").work(&work, true, 10);
         let metric = |name: &str, unit: &str| json!({"Name": name, "Unit": unit});
         assert_eq!(
@@ -210,7 +211,7 @@ mod tests {
 
     #[test]
     fn what_is_zero_is_not_measured_and_an_event_with_work_left_has_no_lag_yet() {
-        let work = Work { behind_since_ms: Some(4), ..Work::default() };
+        let work = Work { behind_chain_since_ms: Some(4), ..Work::default() };
         let line = told(Record::of_invocation("batch", "i1").work(&work, false, 10));
         assert!(line.get("_aws").is_none() && line.get("LagMs").is_none(), "{line}");
         let line = told(Record::of_invocation("batch", "i1").count("FactsStored", 1usize));

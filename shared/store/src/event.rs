@@ -14,7 +14,7 @@ use crate::{
     error::Chain,
     fact::{Subject, event_pk},
     item::{from_json, from_json_if_any, json, named, number, text, unreadable},
-    lease::{BEHIND_SINCE_MS, CONVERGED, DUE_SHARDS, FENCE, GENERATION, Held, due_at},
+    lease::{BEHIND_BLOCK_MS, BEHIND_SINCE_MS, CONVERGED, DUE_SHARDS, FENCE, GENERATION, Held, due_at},
     ledger::{ANNOUNCERS_MAX, ATTEMPTS_MAX, Numbered, Recorded, kiosk_announced, kiosk_unchanged, settled},
     table::{Attributes, Condition, DUE_AT_MS, DUE_SHARD, Item, Key, PK, Query, SK, Step, Table, Write},
 };
@@ -277,7 +277,7 @@ impl Store {
             return Err(StoreError::KioskCrowded(kiosk));
         }
 
-        let now_ms = self.clock.now_ms();
+        let since = Since { now_ms: self.clock.now_ms(), block_s: oldest_block_s(facts, &news) };
         let mut replay = from_json_if_any::<BTreeSet<KioskKey>>(&item, REPLAY)?.unwrap_or_default();
         for (kiosk, events) in &kiosks {
             let known = events.as_ref().is_some_and(|events| events.contains(event));
@@ -292,9 +292,9 @@ impl Store {
             all.push(*event);
             writes.push(kiosk_announced(kiosk, events.as_deref(), &all));
         }
-        writes.push(mint_event(event, &item, &minting, &replay, now_ms));
+        writes.push(mint_event(event, &item, &minting, &replay, since));
         writes.push(Write::put(Key::new(DIRECTORY, event.to_string()), Item::new()));
-        writes.extend(others.iter().map(|other| mark_changed(other, now_ms)));
+        writes.extend(others.iter().map(|other| mark_changed(other, since)));
         if !settled(self.table.transact(&writes).await)? {
             return Ok(false);
         }
@@ -306,9 +306,9 @@ impl Store {
 }
 
 /// Stores what an event's mints add up to.
-fn mint_event(event: &EventKey, before: &Item, minting: &Minting, replay: &BTreeSet<KioskKey>, now_ms: u64) -> Write {
+fn mint_event(event: &EventKey, before: &Item, minting: &Minting, replay: &BTreeSet<KioskKey>, since: Since) -> Write {
     let version = before.number(MINT_VERSION);
-    let mut steps = due_now(event, now_ms);
+    let mut steps = due_now(event, since);
     steps.push(Step::set(MINT_VERSION, version.unwrap_or(0) + 1));
     steps.push(match &minting.current {
         Some(Minted { incarnation, mint, position }) => Step::set(
@@ -324,14 +324,32 @@ fn mint_event(event: &EventKey, before: &Item, minting: &Minting, replay: &BTree
     Write::update(event_key(event), steps).when(Condition::is(MINT_VERSION, version))
 }
 
-/// Says that what should be has changed: one step of the generation, and the event is due.
-pub(crate) fn mark_changed(event: &EventKey, now_ms: u64) -> Write {
-    Write::update(event_key(event), due_now(event, now_ms)).when(Condition::ITEM_EXISTS)
+/// Since when something is to be that is not.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Since {
+    /// When the ledger takes it, in milliseconds since 1970.
+    pub(crate) now_ms: u64,
+    /// When its block was made, in seconds since 1970, if that was said.
+    pub(crate) block_s: Option<u64>,
 }
 
-fn due_now(event: &EventKey, now_ms: u64) -> Vec<Step> {
+/// When the oldest block was made that has something new, as far as that was said; `news` is in the order of the facts.
+/// When something was taken back is not said: a retraction names the block of what it retracts.
+pub(crate) fn oldest_block_s(facts: &[Numbered<'_>], news: &[(usize, bool)]) -> Option<u64> {
+    let new = facts.iter().zip(news).filter(|((_, fact), (_, new))| *new && !fact.retracted);
+    new.filter_map(|((_, fact), _)| fact.block_time_s).min()
+}
+
+/// Says that what should be has changed: one step of the generation, and the event is due.
+pub(crate) fn mark_changed(event: &EventKey, since: Since) -> Write {
+    Write::update(event_key(event), due_now(event, since)).when(Condition::ITEM_EXISTS)
+}
+
+fn due_now(event: &EventKey, Since { now_ms, block_s }: Since) -> Vec<Step> {
     let [at, shard] = due_at(event, Some(now_ms));
-    vec![Step::Add(GENERATION, 1), at, shard, Step::SetIfAbsent(BEHIND_SINCE_MS, now_ms.into())]
+    let mut steps = vec![Step::Add(GENERATION, 1), at, shard, Step::SetIfAbsent(BEHIND_SINCE_MS, now_ms.into())];
+    steps.extend(block_s.map(|block_s| Step::SetIfAbsent(BEHIND_BLOCK_MS, block_s.saturating_mul(1000).into())));
+    steps
 }
 
 /// The key of an event's item, for writes of others' attributes to it.

@@ -31,6 +31,15 @@ impl Subject {
         }
     }
 
+    /// The key of a fact's row.
+    pub(crate) fn key(self, fact: &Fact) -> Key {
+        self.named(&name(fact))
+    }
+
+    fn named(self, name: &str) -> Key {
+        Key::new(self.pk(), format!("{PREFIX}{name}"))
+    }
+
     /// Every known fact, retractions included, by name.
     pub(crate) async fn facts(self, table: &impl Table) -> Result<BTreeMap<String, Fact>, StoreError> {
         let rows = table.query(&Query::prefix(self.pk(), PREFIX)).await?;
@@ -66,7 +75,7 @@ impl Subject {
             news.push((*index, new));
         }
         let writes = touched.into_iter().map(|(name, whole)| {
-            let key = Key::new(self.pk(), format!("{PREFIX}{name}"));
+            let key = self.named(&name);
             if whole {
                 Write::put(key, row(&known[&name])).when(Condition::ITEM_ABSENT)
             } else {

@@ -24,6 +24,8 @@ pub(crate) const CONVERGED: &str = "converged_generation";
 pub(crate) const FENCE: &str = "fence";
 /// Since when something should be that is not: the oldest change that no convergence has covered.
 pub(crate) const BEHIND_SINCE_MS: &str = "behind_since_ms";
+/// When the block was made of the first change since then whose log says so, in milliseconds since 1970.
+pub(crate) const BEHIND_BLOCK_MS: &str = "behind_block_ms";
 const OWNER: &str = "lease_owner";
 const UNTIL_MS: &str = "lease_until_ms";
 /// Counts the calls of [`Store::mark_due`]: a holder's release must not wipe a mark that it has not seen.
@@ -42,8 +44,10 @@ pub struct Lease {
     pub until_ms: u64,
     /// The newest generation when the lease was taken, or last looked at: what to converge to.
     pub generation: u64,
-    /// Since when the rooms were behind the ledger, in milliseconds since 1970; `None` if they were not.
-    pub behind_since_ms: Option<u64>,
+    /// Since when the rooms were behind the chain, in milliseconds since 1970; `None` if they were not. That is when the
+    /// ledger took the oldest change that no convergence has covered, or when the block of the first of them that says so
+    /// was made, whichever is earlier.
+    pub behind_chain_since_ms: Option<u64>,
     /// How often others had asked for a look at the event by then.
     marks: Option<u64>,
 }
@@ -114,7 +118,7 @@ impl Store {
     /// new: a newer generation, a due mark, or waiting facts still to be replayed. The event is then at
     /// rest, or due at `again_at_ms`.
     pub async fn release(&self, lease: &Lease, again_at_ms: Option<u64>) -> Result<Release, StoreError> {
-        let mut steps = vec![Step::Remove(OWNER), Step::Remove(UNTIL_MS), Step::Remove(BEHIND_SINCE_MS)];
+        let mut steps = [OWNER, UNTIL_MS, BEHIND_SINCE_MS, BEHIND_BLOCK_MS].map(Step::Remove).to_vec();
         steps.push(Step::set(CONVERGED, lease.generation));
         steps.extend(due_at(&lease.event, again_at_ms));
         let nothing_new =
@@ -221,7 +225,9 @@ impl Lease {
             fence: number(item, FENCE)?,
             until_ms: number(item, UNTIL_MS)?,
             generation: number(item, GENERATION)?,
-            behind_since_ms: item.number(BEHIND_SINCE_MS),
+            behind_chain_since_ms: item
+                .number(BEHIND_SINCE_MS)
+                .map(|since_ms| item.number(BEHIND_BLOCK_MS).map_or(since_ms, |block_ms| block_ms.min(since_ms))),
             marks: item.number(MARKS),
         })
     }

@@ -16,8 +16,8 @@ use usher_domain::{EventKey, Fact, KioskKey, TicketKey, What, ticket, ticket::Ho
 
 use crate::{
     Store, StoreError,
-    event::mark_changed,
-    fact::{Subject, kiosk_pk},
+    event::{Since, mark_changed, oldest_block_s},
+    fact::{Subject, kiosk_pk, read},
     item::{from_json, json, named, number},
     table::{Condition, Item, Key, Kind, Query, SK, TRANSACTION_WRITES_MAX, Table, Write},
 };
@@ -117,6 +117,17 @@ impl Store {
         })
     }
 
+    /// Whether a fact is recorded, and as retracted if it is a retraction. One that waits for its kiosk is not.
+    pub async fn knows(&self, fact: &Fact) -> Result<bool, StoreError> {
+        let subject = match (fact.incarnation(), fact.ticket()) {
+            (Some(incarnation), _) => Subject::Event(incarnation.event),
+            (None, Some(ticket)) => Subject::Ticket(ticket),
+            (None, None) => return Ok(false),
+        };
+        let known = self.table.get(&subject.key(fact)).await?.as_ref().map(read).transpose()?;
+        Ok(known.is_some_and(|known| known.retracted || !fact.retracted))
+    }
+
     /// The events that announced `kiosk`, in the order they became known here; `None` if nobody did.
     pub async fn kiosk(&self, kiosk: &KioskKey) -> Result<Option<Vec<EventKey>>, StoreError> {
         self.table.get(&kiosk_key(kiosk)).await?.map(|item| from_json(&item, EVENTS)).transpose()
@@ -170,8 +181,9 @@ impl Store {
         if !writes.is_empty() {
             writes.push(kiosk_unchanged(kiosk, Some(events)));
             if changed {
-                let now_ms = self.clock.now_ms();
-                writes.extend(events.iter().map(|event| mark_changed(event, now_ms)));
+                let block_s = plans.iter().filter(|plan| plan.changed).filter_map(|plan| plan.block_s).min();
+                let since = Since { now_ms: self.clock.now_ms(), block_s };
+                writes.extend(events.iter().map(|event| mark_changed(event, since)));
             }
             if !settled(self.table.transact(&writes).await)? {
                 return Ok(false);
@@ -195,8 +207,9 @@ impl Store {
         let mut known = subject.facts(&self.table).await?;
         let (mut writes, news) = subject.learn(&facts, &mut known);
         if writes.is_empty() {
-            return Ok(TicketPlan { writes, news, changed: false });
+            return Ok(TicketPlan { writes, news, changed: false, block_s: None });
         }
+        let block_s = oldest_block_s(&facts, &news);
         let known: Vec<_> = known.into_values().collect();
         let holding = StoredHolding::from(ticket::fold(&known));
         let item = Item::from([
@@ -205,7 +218,7 @@ impl Store {
             (VERSION.into(), (version.unwrap_or(0) + 1).into()),
         ]);
         writes.push(Write::put(key, item).when(Condition::is(VERSION, version)));
-        Ok(TicketPlan { writes, news, changed: holding != before.unwrap_or_default() })
+        Ok(TicketPlan { writes, news, changed: holding != before.unwrap_or_default(), block_s })
     }
 }
 
@@ -216,6 +229,8 @@ struct TicketPlan {
     news: Vec<(usize, bool)>,
     /// Whether the holding is another.
     changed: bool,
+    /// When the oldest block of what is new was made, in seconds since 1970, if that was said.
+    block_s: Option<u64>,
 }
 
 /// A ticket's holding as stored; a type of its own, because its form outlives a release.

@@ -12,7 +12,7 @@ use usher_domain::KioskKey;
 use super::*;
 use crate::{
     handle_queue,
-    testing::{Rig, event, invocation, sample},
+    testing::{Rig, Trouble, event, invocation, sample},
 };
 
 const NEWEST: u64 = 0x100;
@@ -30,7 +30,9 @@ struct State {
     never_tells: Option<B256>,
     /// How often it says nothing of transactions before it has caught up.
     lags: usize,
+    /// How often it was asked for the newest block, and for a receipt.
     asked: usize,
+    receipts: usize,
 }
 
 #[async_trait]
@@ -46,6 +48,7 @@ impl Nodes for Node {
             std::future::pending::<()>().await;
         }
         let mut state = self.0.lock().unwrap();
+        state.receipts += 1;
         if state.lags > 0 {
             state.lags -= 1;
             return Ok(None);
@@ -156,6 +159,46 @@ async fn a_gain_comes_again_until_the_chain_has_it_and_is_parked_at_last() {
     asking.node(|state| state.logs.extend(logs(CAROL)));
     assert_eq!(asking.deliver(&carols, 1).await, NONE);
     assert_eq!(asking.holders().await, [holder(&carols[0])]);
+}
+
+/// One message with more than the node tells of: what it has told of is not asked about when the message comes again.
+#[tokio::test]
+async fn what_was_confirmed_is_not_asked_again() {
+    let asking = Asking::new(&["01-mint", CAROL]);
+    asking.deliver(&logs("01-mint"), 1).await;
+    let body = json!({"chainId": 31337, "logs": [transfer(CAROL), transfer("02-purchase-alice")]}).to_string();
+    let deliver = async |deliveries: u32| {
+        let mut batch = crate::testing::batch(&[&body]);
+        batch.records[0].attributes.insert("ApproximateReceiveCount".into(), deliveries.to_string());
+        let response = handle_queue(&asking.rig.usher, batch, &invocation(29_000)).await.unwrap();
+        response.batch_item_failures.len()
+    };
+    assert_eq!((deliver(1).await, asking.holders().await), (1, vec![holder(&transfer(CAROL))]));
+    asking.node(|state| {
+        state.logs.extend(logs("02-purchase-alice"));
+        state.receipts = 0;
+    });
+    assert_eq!((deliver(2).await, asking.holders().await.len()), (0, 2));
+    asking.node(|state| assert_eq!(state.receipts, 1, "Alice's alone"));
+    // A burn has acted before it is confirmed: that it is known says nothing.
+    let burn = transfer("08-burn-carol");
+    for deliveries in [1, 2] {
+        assert_eq!(asking.deliver(std::slice::from_ref(&burn), deliveries).await, ["m0"]);
+        assert_eq!(asking.holders().await.len(), 1, "it has acted");
+    }
+    asking.node(|state| state.logs.push(burn.clone()));
+    assert_eq!(asking.deliver(&[burn], 3).await, NONE);
+}
+
+#[tokio::test]
+async fn a_panic_while_what_is_doubted_is_parked_is_its_messages_failure() {
+    let asking = Asking::new(&["01-mint", CAROL]);
+    asking.deliver(&logs("01-mint"), 1).await;
+    asking.rig.table.order("parked", Trouble::Panics);
+    let mut forged = transfer(CAROL);
+    forged["topics"][2] = json!(Address::repeat_byte(0x66).into_word());
+    assert_eq!(asking.deliver(&[forged, transfer(CAROL)], 1).await, ["m0"]);
+    assert_eq!(asking.holders().await, [holder(&transfer(CAROL))]);
 }
 
 #[tokio::test]

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use alloy_primitives::Address;
 use futures::future::join_all;
+use usher_domain::{Fact, ports::Clock as _};
 use usher_store::{
     Lease, Release, Store, Table, Take,
     event::event_key,
@@ -11,7 +12,7 @@ use usher_store::{
     table::{Step, Write},
 };
 
-use crate::support::{ALICE, at};
+use crate::support::{ALICE, BOB, at};
 use crate::support::{Fault, Faulty, NOW_MS, Seeded, TestClock, event, mint, mint_of, on_each, store, transfer};
 
 async fn minted(table: impl Table) -> Store {
@@ -76,13 +77,51 @@ async fn an_event_is_behind_from_its_oldest_change_to_its_release() {
         // Not since the newest, as the due mark says.
         assert_eq!((behind().await, due(&store).await), (Some(NOW_MS), Some(NOW_MS + 5_000)));
         let lease = taken(&store, "me", NOW_MS + 6_000).await;
-        assert_eq!(lease.behind_since_ms, Some(NOW_MS));
+        assert_eq!(lease.behind_chain_since_ms, Some(NOW_MS));
         store.abandon(&lease).await.unwrap();
         assert_eq!(behind().await, Some(NOW_MS));
         let lease = taken(&store, "me again", NOW_MS + 7_000).await;
         assert_eq!(store.release(&lease, Some(NOW_MS + 8_000)).await.unwrap(), Release::Released);
         assert_eq!(behind().await, None);
-        assert_eq!(taken(&store, "a day later", NOW_MS + 9_000).await.behind_since_ms, None);
+        assert_eq!(taken(&store, "a day later", NOW_MS + 9_000).await.behind_chain_since_ms, None);
+    })
+    .await;
+}
+
+/// A convergence is timed from the chain's block where that is known.
+#[tokio::test]
+async fn an_event_is_behind_the_chain_since_the_block_of_its_first_change_that_says_when() {
+    on_each(async |table| {
+        let clock = TestClock::at(NOW_MS);
+        let store = Store::new(table, clock.clone(), Seeded::new(7));
+        let timed = |token: u64, ago_s: u64| Fact {
+            block_time_s: Some(NOW_MS / 1000 - ago_s),
+            ..transfer(token, at(2, token, 2), Address::ZERO, ALICE)
+        };
+        let behind = async |store: &Store, owner: &str| taken(store, owner, clock.now_ms()).await;
+        store.record(&[mint()]).await;
+        // The mint does not say when. A later change that does is no reason to forget how long the mint has waited.
+        clock.set(NOW_MS + 60_000);
+        store.record(&[Fact { block_time_s: Some(NOW_MS / 1000 + 58), ..transfer(9, at(3, 9, 3), ALICE, BOB) }]).await;
+        let lease = behind(&store, "mint").await;
+        assert_eq!(lease.behind_chain_since_ms, Some(NOW_MS));
+        store.release(&lease, None).await.unwrap();
+
+        store.record(&[timed(1, 7), timed(2, 9)]).await;
+        store.record(&[timed(3, 8)]).await;
+        let lease = behind(&store, "tickets").await;
+        assert_eq!(lease.behind_chain_since_ms, Some(NOW_MS - 9_000));
+        // What an operator is told of is since when usher knows.
+        assert_eq!(store.event(&event(0)).await.unwrap().unwrap().behind_since_ms, Some(NOW_MS + 60_000));
+        store.release(&lease, None).await.unwrap();
+
+        // A retraction does not say when, and what changes nobody's place is no change.
+        let superseded = Fact { block_time_s: Some(1), ..transfer(1, at(1, 0, 1), Address::ZERO, BOB) };
+        store.record(&[Fact { retracted: true, ..timed(3, 8) }, superseded]).await;
+        let lease = behind(&store, "retraction").await;
+        assert_eq!(lease.behind_chain_since_ms, Some(NOW_MS + 60_000));
+        store.release(&lease, None).await.unwrap();
+        assert_eq!(behind(&store, "later").await.behind_chain_since_ms, None);
     })
     .await;
 }

@@ -317,7 +317,8 @@ pub(crate) fn at(block_number: u64, log_index: u64, block: u8) -> Position {
 }
 
 fn fact(emitter: Address, position: Position, what: What) -> Fact {
-    Fact { chain: CHAIN, emitter, transaction: B256::repeat_byte(0x77), position, retracted: false, what }
+    let (transaction, retracted, block_time_s) = (B256::repeat_byte(0x77), false, None);
+    Fact { chain: CHAIN, emitter, transaction, position, retracted, block_time_s, what }
 }
 
 pub(crate) fn mint_of(id: u64, position: Position, creator: Address, kiosk: Address) -> Fact {
