@@ -7,6 +7,7 @@ use usher_doorkeeper::{Cause, Converged, Doorkeeper, Progress, RecoverError};
 use usher_localnet::{
     ambient::{Ambient, SystemClock},
     person::Person,
+    xmtp_node::{Fault, Method},
 };
 use usher_store::{
     EventRecord, RoomState, Table,
@@ -83,6 +84,16 @@ impl Story {
                 self.world.table.write(&Write::delete(key.clone())).await?;
             }
         }
+        Ok(())
+    }
+
+    /// A new installation, that Alice's client lets in.
+    async fn replace_installation(&mut self) -> Outcome {
+        self.world.doorkeeper().await?.begin_recovery(&wallet(), None).await?;
+        recover(&self.world, None).await?;
+        self.sync().await?;
+        self.speak(ALICE, "hello").await?;
+        assert!(recover(&self.world, None).await?.finished);
         Ok(())
     }
 
@@ -274,6 +285,30 @@ async fn a_warm_process_goes_on_with_the_new_installation() -> Outcome {
     let second = look(&story.world, &warm).await?;
     assert!(matches!(second, Converged::Done { .. }), "{second:?}");
     story.assert_works().await
+}
+
+/// What the old installation still owed is done by the new one.
+#[tokio::test]
+async fn a_welcome_that_was_still_to_be_sent_is_made_good() -> Outcome {
+    let mut story = Story::new().await?;
+    let mut carol = story.world.person(3).await?;
+    let faults = story.world.node.faults();
+    faults.fail(Method::SendWelcomeMessages, Fault::Unavailable);
+    let ends = story.world.invoke("purchase", &sample_facts("04-purchase-carol.json")).await?;
+    assert!(matches!(ends[..], [Converged::Unfinished { .. }]), "{ends:?}");
+    faults.heal(Method::SendWelcomeMessages);
+    story.replace_installation().await?;
+
+    carol.sync().await?;
+    assert_eq!(carol.groups().count(), 0);
+    assert_eq!(story.people[ALICE].group(story.room)?.members().len(), 5, "Carol is a member and cannot know");
+    look(&story.world, &story.world.doorkeeper().await?).await?;
+    carol.sync().await?;
+    story.sync().await?;
+    story.people[BOB].send_text(story.room, "welcome").await?;
+    carol.sync().await?;
+    assert_eq!(carol.texts(story.room), ["welcome"]);
+    Ok(())
 }
 
 #[tokio::test]

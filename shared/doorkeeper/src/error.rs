@@ -100,9 +100,7 @@ impl ConvergeError {
     /// table passes, and a format of another release is that release's.
     pub(crate) fn is_unreadable_room(&self) -> bool {
         match self {
-            Self::Snapshot(error) => {
-                matches!(error, SnapshotError::Tampered | SnapshotError::WrongKey | SnapshotError::MissingChunk { .. })
-            }
+            Self::Snapshot(error) => error.is_final(),
             Self::Group(_) | Self::NoSnapshot => true,
             _ => false,
         }

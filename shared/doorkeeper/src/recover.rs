@@ -166,7 +166,7 @@ impl Doorkeeper {
     async fn readable_account(&self) -> Result<Option<Account>, RecoverError> {
         match self.parts.snapshots.load(&Owner::Account).await {
             Ok(stored) => Ok(stored.and_then(|stored| Account::decode(&stored.plaintext).ok())),
-            Err(SnapshotError::Tampered | SnapshotError::WrongKey | SnapshotError::MissingChunk { .. }) => Ok(None),
+            Err(error) if error.is_final() => Ok(None),
             Err(error) => Err(error.into()),
         }
     }

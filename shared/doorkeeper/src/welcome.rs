@@ -11,7 +11,7 @@ use std::{
 
 use futures::future::BoxFuture;
 use usher_domain::{EventKey, GroupId, admission::Admission, ports::random};
-use usher_store::{EventRecord, Lease, Owner, RoomRecord, RoomState, SnapshotError, Take};
+use usher_store::{EventRecord, Kind, Lease, Owner, RoomRecord, RoomState, SnapshotError, Take};
 use usher_xmtp::{Account, ConversationType, Group, Identities, Invitation, Welcomed};
 
 use crate::{
@@ -145,9 +145,12 @@ impl Doorkeeper {
         groups: Vec<Group>,
     ) -> Result<Reception, ConvergeError> {
         let mut reception = Reception::Dropped;
-        for group in groups {
+        for mut group in groups {
             match self.distrust(account, &record, &group).await? {
                 None => {
+                    if let Some(before) = self.readable_room(&record).await? {
+                        group.take_over(&before);
+                    }
                     let standing = self.parts.store.standing(&record.incarnation).await?;
                     let active = RoomRecord { state: RoomState::Active, outbox_since_ms: None, ..record };
                     let mut room = Room::in_place_of(active, group, version);
@@ -166,6 +169,20 @@ impl Doorkeeper {
             }
         }
         Ok(reception)
+    }
+
+    /// The stored state, to see what it owes and for nothing else. One that cannot be read holds nobody up.
+    async fn readable_room(&self, record: &RoomRecord) -> Result<Option<Group>, ConvergeError> {
+        let unread = |error: &dyn std::error::Error| {
+            tracing::warn!(room = %record.group, %error, "what the old installation owed cannot be read");
+            None
+        };
+        match self.parts.snapshots.load(&Owner::Room(record.group)).await {
+            Ok(None) => Ok(None),
+            Ok(Some(stored)) => Ok(Group::decode(&stored.plaintext).map_or_else(|error| unread(&error), Some)),
+            Err(error) if error.kind() == Kind::Bug => Ok(unread(&error)),
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// Why a welcome to a room is not to be followed, if so. Whoever knows a group's id can make another group by that

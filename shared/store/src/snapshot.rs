@@ -31,6 +31,8 @@ use crate::{
 
 /// The most bytes of a sealed snapshot that lies in the head item itself.
 pub const INLINE_BYTES_MAX: usize = 300_000;
+/// The format that snapshots are written in.
+pub const FORMAT: u8 = seal::FORMAT;
 /// How long a data key seals new snapshots, in milliseconds; after that the next save takes a new one.
 pub const KEY_LIFE_MS: u64 = 30 * 24 * 60 * 60 * 1000;
 /// The most writes that can ride with a save.
@@ -236,6 +238,11 @@ impl SnapshotError {
         }
     }
 
+    /// Whether what is stored can never be read again, by whatever release and with whatever patience.
+    pub fn is_final(&self) -> bool {
+        matches!(self, Self::Tampered | Self::WrongKey | Self::MissingChunk { .. })
+    }
+
     /// What the caller should do.
     pub fn kind(&self) -> Kind {
         match self {
@@ -276,6 +283,12 @@ impl Store {
     pub async fn status(&self, owner: &Owner) -> Result<Option<String>, StoreError> {
         let head = self.table.get(&owner.head()).await?;
         Ok(head.and_then(|head| head.text(STATUS).map(str::to_owned)))
+    }
+
+    /// The format of an owner's newest snapshot, see [`FORMAT`]; `None` if there is none. Needs no key.
+    pub async fn snapshot_format(&self, owner: &Owner) -> Result<Option<u8>, StoreError> {
+        let head = self.table.get(&owner.head()).await?;
+        Ok(head.and_then(|head| head.bytes(SEAL)?.first().copied()))
     }
 }
 

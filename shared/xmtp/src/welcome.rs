@@ -113,7 +113,7 @@ impl Group {
     }
 }
 
-fn named(recipient: &state::Recipient) -> (InboxId, InstallationId) {
+pub(crate) fn named(recipient: &state::Recipient) -> (InboxId, InstallationId) {
     let inbox = recipient.inbox_id.parse().expect("written by this crate");
     (inbox, recipient.installation.as_slice().try_into().expect("written by this crate"))
 }

@@ -34,6 +34,7 @@ use crate::{
     ports::{Randomness, random},
     proto::state,
     provider::{Provider, StorageCodecError},
+    welcome::named,
 };
 
 /// libxmtp decrypts messages of this many past epochs.
@@ -258,6 +259,20 @@ impl Group {
     /// its welcome went out. Adding the same installations again heals that.
     pub fn stranded(&self) -> BTreeSet<InboxId> {
         self.stranded.iter().map(|(inbox, _)| inbox.clone()).collect()
+    }
+
+    /// Takes over what an earlier state of the group owes its members, for an account whose new installation was let in
+    /// by somebody else: devices that are in and may not have got their welcome are stranded.
+    pub fn take_over(&mut self, before: &Group) {
+        let unsure = before.pending.iter().filter_map(|commit| commit.welcome.as_ref());
+        let mut blind = before.welcome_recipients();
+        blind.extend(unsure.flat_map(|welcome| &welcome.recipients).map(named));
+        blind.extend(before.stranded.iter().cloned());
+        let members = self.members();
+        blind.retain(|(inbox, installation)| {
+            members.get(inbox).is_some_and(|member| member.installations.contains(installation))
+        });
+        self.stranded.extend(blind);
     }
 
     pub(crate) fn extensions(&self) -> GroupExtensions {
