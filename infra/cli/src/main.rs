@@ -15,6 +15,7 @@ mod send;
 mod stack;
 #[cfg(test)]
 mod testing;
+mod upgrade;
 mod wallet;
 
 use std::{error::Error, process::ExitCode};
@@ -51,6 +52,8 @@ enum Command {
     Redrive(redrive::Args),
     /// Replace usher's installation, after a restore or a leak, and bring the rooms back
     Recover(recover::Args),
+    /// See that an upgrade is finished: that nothing stored is of another release's format
+    Upgrade(upgrade::Args),
     /// Show the rooms, who sits in them and who waits
     Rooms(rooms::Args),
 }
@@ -72,6 +75,7 @@ async fn main() -> ExitCode {
         Command::Recover(args) => recover::run(args).await,
         Command::Redrive(args) => redrive::run(args).await,
         Command::Send(args) => send::run(args).await,
+        Command::Upgrade(args) => upgrade::run(args).await,
         Command::Rooms(args) => rooms::run(args).await,
     };
     match done {

@@ -191,6 +191,7 @@ async fn the_operator_may_do_what_the_commands_do_and_no_more() -> Result<(), An
         &["rooms"],
         &["recover", "--begin"],
         &["recover"],
+        &["upgrade", "finish"],
     ] {
         deployment.operate(command).await?;
     }
