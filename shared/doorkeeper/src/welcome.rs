@@ -11,7 +11,7 @@ use std::{
 
 use futures::future::BoxFuture;
 use usher_domain::{EventKey, GroupId, admission::Admission, ports::random};
-use usher_store::{EventRecord, Kind, Lease, Owner, RoomRecord, RoomState, SnapshotError, Take};
+use usher_store::{Chain, EventRecord, Kind, Lease, Owner, RoomRecord, RoomState, SnapshotError, Take};
 use usher_xmtp::{Account, ConversationType, Group, Identities, Invitation, Welcomed};
 
 use crate::{
@@ -173,8 +173,8 @@ impl Doorkeeper {
 
     /// The stored state, to see what it owes and for nothing else. One that cannot be read holds nobody up.
     async fn readable_room(&self, record: &RoomRecord) -> Result<Option<Group>, ConvergeError> {
-        let unread = |error: &dyn std::error::Error| {
-            tracing::warn!(room = %record.group, %error, "what the old installation owed cannot be read");
+        let unread = |error: &(dyn std::error::Error + 'static)| {
+            tracing::warn!(room = %record.group, error = %Chain(error), "what the old installation owed cannot be read");
             None
         };
         match self.parts.snapshots.load(&Owner::Room(record.group)).await {
