@@ -3,14 +3,19 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
+    panic::AssertUnwindSafe,
     time::Duration,
 };
 
-use futures::{StreamExt as _, future::join_all, stream};
+use alloy_primitives::B256;
+use futures::{FutureExt as _, StreamExt as _, future::join_all, stream};
 use usher_chain::{Chains, Doubt, Fact, Rpc, Trust, acts_at_once, verify};
 use usher_domain::ChainId;
 
-use crate::nodes::{NodeError, Nodes};
+use crate::{
+    nodes::{NodeError, Nodes},
+    telemetry::panic_text,
+};
 
 /// How often a node is asked about what others have seen before it.
 const LOOKS: usize = 6;
@@ -31,6 +36,8 @@ pub(crate) enum Answer {
     Doubt(Doubt),
     /// The chain was not asked.
     None(NodeError),
+    /// Something panicked over the question or what the node said.
+    Panicked(String),
 }
 
 impl fmt::Display for Answer {
@@ -39,14 +46,16 @@ impl fmt::Display for Answer {
             Self::True => f.write_str("it is true"),
             Self::Doubt(doubt) => doubt.fmt(f),
             Self::None(error) => error.fmt(f),
+            Self::Panicked(panic) => write!(f, "panicked: {panic}"),
         }
     }
 }
 
 impl Answer {
+    /// Whether asking once more, at once, is of no use.
     fn is_final(&self) -> bool {
         match self {
-            Self::True => true,
+            Self::True | Self::Panicked(_) => true,
             Self::Doubt(doubt) => doubt.is_final(),
             Self::None(_) => false,
         }
@@ -116,26 +125,34 @@ async fn look_at_chain(nodes: &dyn Nodes, chains: &Chains, facts: &[&Fact]) -> V
         Ok(Err(error)) => return vec![Answer::None(error); facts.len()],
         Err(_) => return vec![Answer::None(NodeError::Unanswered); facts.len()],
     };
+    let mut transactions: BTreeMap<B256, Vec<usize>> = BTreeMap::new();
+    for (index, fact) in facts.iter().enumerate() {
+        transactions.entry(fact.transaction).or_default().push(index);
+    }
+    let mut transactions: Vec<_> = transactions.into_iter().collect();
     // Gains first: they wait for the answer, and a loss that is confirmed is asked about again when its message comes again.
-    let of = |losses: bool| {
-        let facts = facts.iter().filter(move |fact| acts_at_once(fact) == losses);
-        facts.map(|fact| fact.transaction).collect::<BTreeSet<_>>()
+    transactions.sort_by_key(|(_, of)| of.iter().all(|index| acts_at_once(facts[*index])));
+    let look = async |(transaction, of): (B256, Vec<usize>)| {
+        let answers = async {
+            match nodes.receipt(&rpc.secret, transaction).await {
+                Ok(receipt) => {
+                    let verified = of.iter().map(|index| verify(facts[*index], receipt.as_ref(), newest, rpc, chains));
+                    verified.map(|verified| verified.map_or_else(Answer::Doubt, |()| Answer::True)).collect()
+                }
+                Err(error) => vec![Answer::None(error); of.len()],
+            }
+        };
+        let answers = AssertUnwindSafe(answers).catch_unwind().await;
+        let answers = answers.unwrap_or_else(|panic| vec![Answer::Panicked(panic_text(&*panic).to_owned()); of.len()]);
+        of.into_iter().zip(answers).collect::<Vec<_>>()
     };
-    let (gains, mut transactions) = (of(false), of(true));
-    transactions.retain(|transaction| !gains.contains(transaction));
-    let transactions = gains.into_iter().chain(transactions);
-    let receipt = async |transaction| (transaction, nodes.receipt(&rpc.secret, transaction).await);
-    let receipts = stream::iter(transactions).map(receipt).buffer_unordered(AT_ONCE);
-    let receipts: BTreeMap<_, _> = receipts.take_until(Box::pin(pause(LOOK))).collect().await;
-    let answer = |fact: &&Fact| match receipts.get(&fact.transaction) {
-        None => Answer::None(NodeError::Unanswered),
-        Some(Err(error)) => Answer::None(error.clone()),
-        Some(Ok(receipt)) => match verify(fact, receipt.as_ref(), newest, rpc, chains) {
-            Ok(()) => Answer::True,
-            Err(doubt) => Answer::Doubt(doubt),
-        },
-    };
-    facts.iter().map(answer).collect()
+    let looks = stream::iter(transactions).map(look).buffer_unordered(AT_ONCE);
+    let answered: Vec<_> = looks.take_until(Box::pin(pause(LOOK))).collect().await;
+    let mut answers = vec![Answer::None(NodeError::Unanswered); facts.len()];
+    for (index, answer) in answered.into_iter().flatten() {
+        answers[index] = answer;
+    }
+    answers
 }
 
 #[cfg(test)]

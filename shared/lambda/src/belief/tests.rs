@@ -28,6 +28,8 @@ struct State {
     silent: bool,
     /// The transaction about which no answer comes.
     never_tells: Option<B256>,
+    /// The transaction over which asking panics.
+    panics_over: Option<B256>,
     /// How often it says nothing of transactions before it has caught up.
     lags: usize,
     /// How often it was asked for the newest block, and for a receipt.
@@ -47,6 +49,8 @@ impl Nodes for Node {
         if self.0.lock().unwrap().never_tells == Some(transaction) {
             std::future::pending::<()>().await;
         }
+        let panics = self.0.lock().unwrap().panics_over == Some(transaction);
+        assert!(!panics, "over {transaction}");
         let mut state = self.0.lock().unwrap();
         state.receipts += 1;
         if state.lags > 0 {
@@ -127,6 +131,10 @@ fn holder(log: &Value) -> Address {
     Address::from_word(serde_json::from_value(log["topics"][2].clone()).unwrap())
 }
 
+fn transaction(log: &Value) -> B256 {
+    serde_json::from_value(log["transactionHash"].clone()).unwrap()
+}
+
 #[tokio::test]
 async fn what_the_chain_says_is_stored_and_nothing_else() {
     let asking = Asking::new(&["01-mint", CAROL]);
@@ -202,6 +210,16 @@ async fn a_panic_while_what_is_doubted_is_parked_is_its_messages_failure() {
 }
 
 #[tokio::test]
+async fn a_panic_over_what_a_node_says_is_its_messages_failure() {
+    let asking = Asking::new(&["01-mint", CAROL, "03-purchase-bob"]);
+    let (carols, bobs) = (transfer(CAROL), transfer("03-purchase-bob"));
+    asking.deliver(&logs("01-mint"), 1).await;
+    asking.node(|state| state.panics_over = Some(transaction(&bobs)));
+    assert_eq!(asking.deliver(&[bobs, carols.clone()], 4).await, ["m0"]);
+    assert_eq!((asking.holders().await, asking.parked().await.len()), (vec![holder(&carols)], 0));
+}
+
+#[tokio::test]
 async fn a_node_that_lags_is_asked_again_at_once() {
     let asking = Asking::new(&["01-mint", CAROL]);
     asking.node(|state| state.lags = 2);
@@ -223,8 +241,7 @@ async fn an_answer_that_never_comes_holds_up_no_other() {
     let asking = Asking::new(&["01-mint", CAROL, "03-purchase-bob"]);
     let (carols, bobs) = (transfer(CAROL), transfer("03-purchase-bob"));
     asking.deliver(&logs("01-mint"), 1).await;
-    let bobs_transaction = serde_json::from_value(bobs["transactionHash"].clone()).unwrap();
-    asking.node(|state| state.never_tells = Some(bobs_transaction));
+    asking.node(|state| state.never_tells = Some(transaction(&bobs)));
     let begun = tokio::time::Instant::now();
     assert_eq!(asking.deliver(&[bobs, carols.clone()], 1).await, ["m0"]);
     assert!(begun.elapsed() < Duration::from_secs(15), "there is time left to converge");
