@@ -21,7 +21,11 @@ mod wallet;
 use std::{error::Error, process::ExitCode};
 
 use clap::{Parser, Subcommand};
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::{
+    filter::{LevelFilter, Targets},
+    layer::SubscriberExt as _,
+    util::SubscriberInitExt as _,
+};
 use usher_lambda::telemetry::{Chain, discreet};
 
 /// Keeps XMTP rooms in step with on-chain tickets.
@@ -63,8 +67,10 @@ type Failure = Box<dyn Error + Send + Sync>;
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("error,openmls=off"));
-    tracing_subscriber::fmt().with_env_filter(discreet(filter)).with_writer(std::io::stderr).init();
+    let said = std::env::var("RUST_LOG").ok().and_then(|said| said.parse().ok());
+    let errors = || Targets::new().with_default(LevelFilter::ERROR).with_target("openmls", LevelFilter::OFF);
+    let lines = tracing_subscriber::fmt().with_max_level(LevelFilter::TRACE).with_writer(std::io::stderr);
+    lines.finish().with(discreet(said.unwrap_or_else(errors))).init();
     let done = match Cli::parse().command {
         Command::Demo(args) => demo::run(args).await,
         Command::Dev(args) => dev::run(args).await,

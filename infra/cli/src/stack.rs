@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, fmt, path::PathBuf, sync::Arc, time::Duration};
 
+use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 use usher_lambda::{
     Adapters, AwsClients, Config, DataKeyConfig, DataKeySource, Machine, Place, SqsNudges, Usher, network_name,
     telemetry::Chain,
@@ -102,8 +103,9 @@ pub(crate) struct Machinery {
 
 /// A time in milliseconds since 1970, for people.
 pub(crate) fn in_utc(ms: u64) -> String {
-    let time = i64::try_from(ms / 1000).ok().and_then(|seconds| jiff::Timestamp::from_second(seconds).ok());
-    time.map_or_else(|| format!("{ms} ms after 1970"), |time| time.to_string())
+    let time = i64::try_from(ms / 1000).ok().and_then(|seconds| OffsetDateTime::from_unix_timestamp(seconds).ok());
+    let text = time.and_then(|time| time.format(&Rfc3339).ok());
+    text.unwrap_or_else(|| format!("{ms} ms after 1970"))
 }
 
 fn local(port: u16) -> String {

@@ -10,6 +10,11 @@ use std::{
 };
 
 use clap::Parser;
+use tracing_subscriber::{
+    filter::{LevelFilter, Targets},
+    layer::SubscriberExt as _,
+    util::SubscriberInitExt as _,
+};
 use usher_simulation::{Tally, run};
 
 /// Interleaves whole invocations at every port call, with everything that can go wrong.
@@ -38,8 +43,9 @@ const PROGRESS_EVERY: u64 = 500;
 #[expect(clippy::print_stdout, clippy::print_stderr, reason = "a command")]
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    if std::env::var_os("RUST_LOG").is_some() {
-        tracing_subscriber::fmt().with_env_filter(tracing_subscriber::EnvFilter::from_default_env()).init();
+    if let Ok(said) = std::env::var("RUST_LOG") {
+        let targets: Targets = said.parse().expect("RUST_LOG is like warn,usher_lambda=trace");
+        tracing_subscriber::fmt().with_max_level(LevelFilter::TRACE).finish().with(targets).init();
     }
     let next = AtomicU64::new(arguments.start);
     let end = arguments.start + arguments.seeds;

@@ -3,8 +3,8 @@
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use jiff::Timestamp;
 use serde_json::json;
+use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 use tokio::{
     task::JoinHandle,
     time::{MissedTickBehavior, interval},
@@ -50,14 +50,14 @@ impl Drop for Schedule {
 
 /// The event of an EventBridge rule with a rate.
 fn event(function: &str) -> Bytes {
-    let seconds = i64::try_from(since_1970().as_secs()).unwrap_or_default();
+    let now = OffsetDateTime::UNIX_EPOCH + Duration::from_secs(since_1970().as_secs());
     let event = json!({
         "version": "0",
         "id": Uuid::new_v4().to_string(),
         "detail-type": "Scheduled Event",
         "source": "aws.events",
         "account": ACCOUNT,
-        "time": Timestamp::from_second(seconds).unwrap_or_default().to_string(),
+        "time": now.format(&Rfc3339).expect("a year of four digits"),
         "region": REGION,
         "resources": [format!("arn:aws:events:{REGION}:{ACCOUNT}:rule/{function}-schedule")],
         "detail": {},

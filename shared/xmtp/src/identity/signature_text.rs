@@ -1,6 +1,6 @@
 //! The text every signer of an identity update signs.
 
-use jiff::Timestamp;
+use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
 use super::{AssociationError, MemberIdentifier, MemberKind};
 use crate::proto::associations::{IdentifierKind, identity_action::Kind};
@@ -68,9 +68,10 @@ pub(super) fn member(item: &'static str, proto: Option<&ProtoMember>) -> Result<
 
 /// `YYYY-MM-DDTHH:MM:SSZ`. Numbers above the range of an `i64` wrap, as they do in libxmtp.
 fn whole_seconds(nanoseconds: u64) -> String {
-    let time = Timestamp::from_nanosecond(i128::from(nanoseconds.cast_signed()))
-        .expect("64-bit nanoseconds are the years 1677 to 2262");
-    time.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
+    let time = OffsetDateTime::from_unix_timestamp_nanos(i128::from(nanoseconds.cast_signed()));
+    let whole =
+        time.and_then(|time| time.replace_nanosecond(0)).expect("64-bit nanoseconds are the years 1677 to 2262");
+    whole.format(&Rfc3339).expect("years of four digits")
 }
 
 #[cfg(test)]
