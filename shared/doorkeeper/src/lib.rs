@@ -11,6 +11,7 @@ mod commit;
 mod converge;
 mod error;
 mod healing;
+mod kept;
 mod marks;
 mod overdue;
 mod owed;
@@ -28,19 +29,19 @@ mod welcome;
 mod work;
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeSet,
     sync::{Arc, Mutex},
 };
 
 use alloy_primitives::Address;
 use usher_domain::{
-    GroupId, Person,
+    Person,
     admission::CreatorRole,
     planner::Limits,
     ports::{Clock, Randomness},
 };
 use usher_store::{Snapshots, Store};
-use usher_xmtp::{Account, Group, network::Network};
+use usher_xmtp::{Account, network::Network};
 
 pub use account::{AccountInfo, InitError, init_account};
 pub use converge::{Cause, Converged};
@@ -91,8 +92,8 @@ pub struct Doorkeeper {
     surroundings: surroundings::Surroundings,
     /// The account, once it was read. It changes when its key package or its installation is replaced.
     account: Mutex<Option<Arc<Account>>>,
-    /// Decoded rooms by the version of their heads, so that a warm process decodes a room once.
-    rooms: Mutex<BTreeMap<GroupId, (u64, Group)>>,
+    /// Decoded rooms, so that a warm process decodes a room once.
+    rooms: Mutex<kept::Recent<kept::KeptRoom>>,
     /// What was done and not told yet.
     work: Mutex<Work>,
 }

@@ -1,6 +1,9 @@
 //! A room in hand: its group, the version it was read at, and how it is written back.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::MutexGuard,
+};
 
 use usher_domain::{GroupId, InboxId, planted::Bug};
 use usher_store::{
@@ -12,6 +15,7 @@ use usher_xmtp::{Account, Group, Lost, attributes};
 
 use crate::{
     ConvergeError, Doorkeeper,
+    kept::{KeptRoom, Recent},
     status::{RoomStatus, SeatStatus},
     work::count,
 };
@@ -26,8 +30,8 @@ pub(crate) struct Room {
     pub(crate) record: RoomRecord,
     pub(crate) group: Group,
     version: u64,
-    /// The newest message the stored snapshot knows.
-    stored_cursor: u64,
+    /// How many messages the group had read when it was stored.
+    read_when_stored: u64,
     /// When the data key of the stored snapshot was made, in milliseconds since 1970.
     data_key_at_ms: u64,
 }
@@ -40,7 +44,7 @@ impl Room {
 
     /// A room instead of whatever is stored at this version.
     pub(crate) fn in_place_of(record: RoomRecord, group: Group, version: u64) -> Self {
-        Self { record, group, version, stored_cursor: 0, data_key_at_ms: 0 }
+        Self { record, group, version, read_when_stored: 0, data_key_at_ms: 0 }
     }
 
     /// Whether the stored state is sealed with a key that has served for too long.
@@ -48,8 +52,9 @@ impl Room {
         now_ms.saturating_sub(self.data_key_at_ms) > DATA_KEY_AGE_MS_MAX
     }
 
+    /// How many messages the stored snapshot does not know.
     pub(crate) fn unsaved_messages(&self) -> u64 {
-        self.group.cursor().latest().saturating_sub(self.stored_cursor)
+        self.group.messages_read().saturating_sub(self.read_when_stored)
     }
 
     fn status(&self, wallets: &impl Fn(&str) -> Vec<alloy_primitives::Address>) -> RoomStatus {
@@ -89,20 +94,19 @@ impl Doorkeeper {
             Err(SnapshotError::Fenced { by }) => return Err(self.overtaken(lease, &owner, by).await?),
             claimed => claimed?.ok_or(ConvergeError::NoSnapshot)?,
         };
-        let kept = self.rooms.lock().expect("no holder of this lock panics").remove(&record.group);
-        let group = match kept {
-            Some((version, group)) if version == snapshot.version || Bug::OlderSnapshot.is_planted() => group,
-            _ => Group::decode(&snapshot.plaintext)?,
+        let (group, read_when_stored) = match self.kept().take(&record.group) {
+            Some(kept) if kept.version == snapshot.version || Bug::OlderSnapshot.is_planted() => {
+                (kept.group, kept.read_when_stored)
+            }
+            _ => (Group::decode(&snapshot.plaintext)?, 0),
         };
         #[cfg(feature = "planted-bugs")]
         let group = crate::planted::opened(group);
         if group.installation().is_some_and(|installation| installation != account.installation()) {
             return Err(ConvergeError::OtherInstallation);
         }
-        let status: Option<RoomStatus> = serde_json::from_str(&snapshot.status).ok();
-        let stored_cursor = status.map_or(0, |status| status.cursor);
         let (version, data_key_at_ms) = (snapshot.version, snapshot.data_key_at_ms);
-        Ok(Room { record: record.clone(), group, version, stored_cursor, data_key_at_ms })
+        Ok(Room { record: record.clone(), group, version, read_when_stored, data_key_at_ms })
     }
 
     /// Why a room's fence is ahead of the lease: a newer lease, or a head that somebody else has put there.
@@ -153,7 +157,7 @@ impl Doorkeeper {
             side_writes,
         };
         room.version = self.parts.snapshots.save(&Owner::Room(room.record.group), save).await?;
-        room.stored_cursor = room.group.cursor().latest();
+        room.read_when_stored = room.group.messages_read();
         if !apart.is_empty() {
             self.write_fenced(lease, apart).await?;
         }
@@ -225,8 +229,12 @@ impl Doorkeeper {
     /// Keeps a room's decoded state for the next time. Only for rooms whose memory is at or ahead of what is stored by
     /// nothing but messages that were read.
     pub(crate) fn keep(&self, room: Room) {
-        let entry = (room.version, room.group);
-        self.rooms.lock().expect("no holder of this lock panics").insert(room.record.group, entry);
+        let Room { record, group, version, read_when_stored, .. } = room;
+        self.kept().put(record.group, KeptRoom { version, group, read_when_stored });
+    }
+
+    fn kept(&self) -> MutexGuard<'_, Recent<KeptRoom>> {
+        self.rooms.lock().expect("no holder of this lock panics")
     }
 }
 

@@ -138,6 +138,8 @@ pub struct Group {
     trials: refusal::Trials,
     lost: Option<Lost>,
     added_by: Option<InboxId>,
+    /// Not encoded.
+    messages_read: u64,
 }
 
 impl Group {
@@ -200,6 +202,7 @@ impl Group {
             trials: refusal::Trials::default(),
             lost: None,
             added_by: None,
+            messages_read: 0,
         }
     }
 
@@ -222,6 +225,12 @@ impl Group {
     /// How far the group's log was read.
     pub fn cursor(&self) -> &Cursor {
         &self.cursor
+    }
+
+    /// How many messages of the log were read since this value was made or decoded. (Their ids do not tell: a node
+    /// counts the messages of all groups in one sequence.)
+    pub fn messages_read(&self) -> u64 {
+        self.messages_read
     }
 
     /// Why the group can never be written again, if so.

@@ -166,7 +166,7 @@ impl Group {
     ) -> Result<(), WalkError> {
         let skipped = |reason: &str| Event::Skipped { id: message.id, reason: reason.to_owned() };
         let Some(protocol_message) = self.parse(&message.data) else {
-            self.cursor.advance(APPLICATION_MESSAGES, message.id);
+            self.pass(APPLICATION_MESSAGES, message.id);
             events.push(skipped("not a PrivateMessage of this group"));
             return Ok(());
         };
@@ -183,8 +183,13 @@ impl Group {
             let event = self.meet_other(message, protocol_message, account, network, identities, events).await?;
             events.extend(event);
         }
-        self.cursor.advance(originator, message.id);
+        self.pass(originator, message.id);
         Ok(())
+    }
+
+    fn pass(&mut self, originator: u32, id: u64) {
+        self.cursor.advance(originator, id);
+        self.messages_read += 1;
     }
 
     /// Whether a message of a log is framed as a commit that leads to the group's epoch.
