@@ -37,7 +37,7 @@ pub enum Ignored {
 }
 
 impl Ignored {
-    /// A name for metrics.
+    /// A name for logs.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Unrelated => "unrelated",

@@ -1,6 +1,11 @@
 //! SQS batches of facts: bodies to the ledger, then the events that became due to their rooms.
 
-use std::{any::Any, collections::BTreeSet, panic::AssertUnwindSafe, time::Duration};
+use std::{
+    any::Any,
+    collections::{BTreeMap, BTreeSet},
+    panic::AssertUnwindSafe,
+    time::Duration,
+};
 
 use aws_lambda_events::event::sqs::{SqsBatchResponse, SqsEvent, SqsMessage};
 use futures::future::LocalBoxFuture;
@@ -75,6 +80,7 @@ pub fn handle_queue<'a>(
             facts = stored.facts,
             parked = stored.parked,
             ignored = stored.ignored,
+            dropped = stored.dropped,
             events = stored.due.len(),
             events.done = tally.done,
             events.held = tally.held,
@@ -102,6 +108,8 @@ struct Stored {
     facts: usize,
     parked: usize,
     ignored: usize,
+    /// Facts of kiosks that nobody announced and for which enough wait already.
+    dropped: usize,
     due: BTreeSet<EventKey>,
 }
 
@@ -111,6 +119,7 @@ impl Record {
             .count("MessagesFailed", stored.failed.len())
             .count("Facts", stored.facts)
             .count("Ignored", stored.ignored)
+            .count("Dropped", stored.dropped)
             .count("Parked", stored.parked)
     }
 
@@ -137,7 +146,8 @@ struct Message {
     /// What became of each fact; of one that is not to be stored, nothing.
     outcomes: Vec<Option<Outcome>>,
     parked: usize,
-    ignored: usize,
+    /// How many logs do not concern us, by the reason.
+    ignored: BTreeMap<&'static str, usize>,
     /// Why it must come again.
     failure: Option<String>,
 }
@@ -170,10 +180,10 @@ async fn take_batch(
 
     let mut stored = Stored { messages: messages.len(), due, ..Stored::default() };
     for message in &mut messages {
-        conclude(message);
+        stored.dropped += conclude(message);
         stored.facts += message.facts.len();
         stored.parked += message.parked;
-        stored.ignored += message.ignored;
+        stored.ignored += message.ignored.values().sum::<usize>();
         if message.failure.is_some() {
             stored.failed.push(message.id.clone());
         }
@@ -282,13 +292,14 @@ fn named(records: Vec<SqsMessage>) -> Result<Vec<(String, SqsMessage)>, NoMessag
 async fn read_message(store: &Store, chains: &Chains, (id, record): (String, SqsMessage)) -> Message {
     let deliveries = record.attributes.get("ApproximateReceiveCount").and_then(|count| count.parse().ok()).unwrap_or(1);
     let (body, facts, outcomes) = (record.body.unwrap_or_default(), Vec::new(), Vec::new());
-    let mut message = Message { id, body, deliveries, facts, outcomes, parked: 0, ignored: 0, failure: None };
+    let mut message =
+        Message { id, body, deliveries, facts, outcomes, parked: 0, ignored: BTreeMap::new(), failure: None };
     let reading = async {
         let mut parked = Vec::new();
         for reading in usher_chain::read(&message.body, chains) {
             match reading {
                 Reading::Fact(fact) => message.facts.push(fact),
-                Reading::Ignored(_) => message.ignored += 1,
+                Reading::Ignored(reason) => *message.ignored.entry(reason.as_str()).or_default() += 1,
                 Reading::Parked(log) => parked.push(log),
             }
         }
@@ -378,16 +389,16 @@ async fn record_all(
     due
 }
 
-/// Says what became of a message.
-fn conclude(message: &mut Message) {
-    let (mut new, mut known, mut waiting, mut no_room, mut failed) = (0, 0, 0, 0, 0);
+/// Says what became of a message. Returns how many of its facts were dropped.
+fn conclude(message: &mut Message) -> usize {
+    let (mut new, mut known, mut waiting, mut dropped, mut failed) = (0, 0, 0, 0, 0);
     for outcome in message.outcomes.iter().flatten() {
         match outcome {
             Outcome::New => new += 1,
             Outcome::Known => known += 1,
             Outcome::Waiting => waiting += 1,
             // A kiosk that nobody announced and that emits that much is noise; the cap is the answer to it.
-            Outcome::NoRoom => no_room += 1,
+            Outcome::NoRoom => dropped += 1,
             Outcome::Failed(error) => {
                 failed += 1;
                 message.failure.get_or_insert_with(|| format!("not recorded: {}", Chain(&**error)));
@@ -396,6 +407,10 @@ fn conclude(message: &mut Message) {
     }
     let Message { id, facts, parked, ignored, failure, .. } = message;
     let about = about(facts);
+    let ignored = ignored.iter().map(|(reason, count)| format!("{count} {reason}")).collect::<Vec<_>>().join(", ");
+    if dropped > 0 {
+        warn!(message.id = id, dropped, about, "too much waits for a kiosk that no event has announced: not kept");
+    }
     if let Some(failure) = failure {
         error!(
             message.id = id,
@@ -404,7 +419,7 @@ fn conclude(message: &mut Message) {
             new,
             known,
             waiting,
-            no_room,
+            dropped,
             failed,
             parked,
             ignored,
@@ -418,13 +433,14 @@ fn conclude(message: &mut Message) {
             new,
             known,
             waiting,
-            no_room,
+            dropped,
             parked,
             ignored,
             about,
             "message stored"
         );
     }
+    dropped
 }
 
 /// What facts are about, for the log: events and kiosks.

@@ -178,3 +178,38 @@ async fn an_invocation_tells_what_became_of_its_messages() {
     assert_eq!(numbers, [3, 1, 2, 6, 1, 7_000, 1, 1], "{line}");
     assert_eq!((&line["Stage"], &line["work"], &line["invocation"]), (&"test".into(), &"batch".into(), &"i1".into()));
 }
+
+#[tokio::test]
+async fn what_is_too_much_for_a_kiosk_that_nobody_announced_is_told() {
+    let (rig, lines) = Rig::new().metered();
+    let mut body: serde_json::Value = serde_json::from_str(&bodies("purchase.unknown-kiosk.json")[0]).unwrap();
+    let log = body.as_object_mut().unwrap().remove("log").unwrap();
+    let of_ticket = |ticket: u64| {
+        let mut log = log.clone();
+        log["topics"][3] = format!("{ticket:#066x}").into();
+        log["logIndex"] = format!("{ticket:#x}").into();
+        log
+    };
+    body["logs"] = (0..=usher_store::waiting::WAITING_MAX).map(of_ticket).collect();
+    let response = handle_queue(&rig.usher, batch(&[&body.to_string()]), &invocation(ENOUGH_MS)).await.unwrap();
+    assert_eq!(failed(&response), [""; 0], "again it would be no better");
+    let [line] = &lines.taken()[..] else { panic!("one line for one invocation") };
+    assert_eq!(
+        (&line["Facts"], &line["Dropped"]),
+        (&(usher_store::waiting::WAITING_MAX + 1).into(), &1.into()),
+        "{line}"
+    );
+}
+
+#[tokio::test]
+async fn what_is_ignored_is_counted_by_the_reason() {
+    let rig = Rig::new();
+    let current = rig.usher.current().await.unwrap();
+    let mut elsewhere: serde_json::Value = sample("logs/01-mint.json");
+    for log in elsewhere["logs"].as_array_mut().unwrap() {
+        log["address"] = "0x00000000000000000000000000000000000000aa".into();
+    }
+    let record = batch(&[&elsewhere.to_string()]).records.remove(0);
+    let message = read_message(&rig.usher.store, &current.settings.chains, ("m0".into(), record)).await;
+    assert_eq!(message.ignored.get("unconfigured_factory"), Some(&1), "{:?}", message.ignored);
+}
