@@ -33,7 +33,8 @@ use crate::{
 };
 
 /// What the stack runs.
-const BINARIES: [&str; 5] = ["usher", "usher-mint", "usher-purchase", "usher-refund", "usher-sweep"];
+const FUNCTIONS: [&str; 4] = ["usher-mint", "usher-purchase", "usher-refund", "usher-sweep"];
+const STACK: [&str; 2] = ["usher", "usher-xmtp-node"];
 /// The stack's table.
 const TABLE: &str = "usher";
 /// The longest a condition may take to come true, on a machine that does much else.
@@ -307,7 +308,7 @@ impl DevStack {
 
     /// How many processes of functions there are.
     pub fn processes(&self) -> Result<usize, AnyError> {
-        Ok(self.children(|name, _| BINARIES[1..].contains(&name))?.len())
+        Ok(self.children(|name, _| FUNCTIONS.contains(&name))?.len())
     }
 
     /// How many processes of a function have not ended. (One that has ended is a process until the stack asks about it.)
@@ -524,7 +525,7 @@ fn show(line: String) {
 pub fn binaries() -> Result<PathBuf, AnyError> {
     let test = env::current_exe()?;
     let folder = test.parent().and_then(Path::parent).ok_or("the test lies in no target folder")?;
-    let missing: BTreeSet<_> = BINARIES.into_iter().filter(|name| !folder.join(name).is_file()).collect();
+    let missing: BTreeSet<_> = FUNCTIONS.into_iter().chain(STACK).filter(|name| !folder.join(name).is_file()).collect();
     if missing.is_empty() {
         return Ok(folder.to_owned());
     }

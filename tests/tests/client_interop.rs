@@ -95,7 +95,10 @@ async fn our_room_holds_their_clients() -> Outcome {
     ana.sync_conversation(&name).await?;
     assert_eq!(ana.texts(&name).await?, ["welcome"]);
     // libxmtp renews its keys before it first speaks.
+    let before = ours.group(room)?.epoch();
     ana.send_text(&name, "hello").await?;
+    ours.sync().await?;
+    assert_eq!(ours.group(room)?.epoch(), before + 1);
     ben_at_work.sync_conversation(&name).await?;
     ben_at_work.send_text(&name, "hi from work").await?;
     ours.sync().await?;

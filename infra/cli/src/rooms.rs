@@ -157,7 +157,8 @@ fn text(report: &Report) -> String {
     if text.is_empty() {
         text.push("no events".to_owned());
     }
-    text.push(format!("parked: {}", report.parked));
+    let or_more = if report.parked < PARKED_MAX { "" } else { " or more" };
+    text.push(format!("parked: {}{or_more}", report.parked));
     text.join("\n")
 }
 

@@ -31,7 +31,7 @@ use crate::{
     wrapper::{self, Pointer, Unwrapped, WrapperAlgorithm, WrapperError},
 };
 
-/// libxmtp sends pointers to a single copy when more than this many recipients can follow one.
+/// libxmtp sends pointers to a single copy when at least this many recipients can follow one.
 const POINTER_CAPABLE_RECIPIENTS_MIN: usize = 3;
 
 /// What came of sending welcomes.

@@ -1,6 +1,7 @@
 //! The rules of an XMTP V3 node, each a named row, asked over raw gRPC.
 //!
-//! Without arguments each rule has a node of its own, started in this process. With `--xmtp-url <URL>` or
+//! Without arguments each rule has a node of its own, started in this process; and those that can be asked of any node
+//! are asked of `usher-xmtp-node`, a process that keeps everything in SQLite. With `--xmtp-url <URL>` or
 //! `USHER_XMTP_URL` the rules are asked of that node instead, except those that need its failure switches, clock or
 //! second port. Any other argument selects the rules whose name contains it.
 
@@ -14,6 +15,7 @@ mod key_packages;
 mod material;
 mod newest;
 mod paging;
+mod process;
 mod rig;
 mod streams;
 mod transport;
@@ -165,6 +167,10 @@ const RULES: &[Rule] = rules! {
     }
 };
 
+/// libtest's flags that have a value. They mean nothing here, as all of its flags: `cargo test` hands them to every test
+/// binary.
+const FLAGS_WITH_VALUES: [&str; 6] = ["--test-threads", "--skip", "--color", "--format", "--logfile", "--shuffle-seed"];
+
 struct Options {
     url: Option<String>,
     filter: Option<String>,
@@ -177,7 +183,7 @@ impl Options {
         while let Some(argument) = arguments.next() {
             match argument.as_str() {
                 "--xmtp-url" => options.url = Some(arguments.next().expect("--xmtp-url needs a URL")),
-                // The flags that `cargo test` hands to every test binary mean nothing here.
+                flag if FLAGS_WITH_VALUES.contains(&flag) => drop(arguments.next()),
                 flag if flag.starts_with('-') => {}
                 _ => options.filter = Some(argument),
             }
@@ -186,8 +192,7 @@ impl Options {
     }
 
     fn selects(&self, rule: &Rule) -> bool {
-        let asked = self.filter.as_ref().is_none_or(|filter| rule.name.contains(filter));
-        asked && (rule.of == Of::Any || self.url.is_none())
+        self.filter.as_ref().is_none_or(|filter| rule.name.contains(filter))
     }
 }
 
@@ -199,21 +204,45 @@ async fn main() -> ExitCode {
         let place = panic.location().map(ToString::to_string).unwrap_or_default();
         say(&format!("       at {place}"));
     }));
-    let (mut passed, mut failed) = (0, 0);
-    for rule in RULES.iter().filter(|rule| options.selects(rule)) {
-        let result = ask(rule, options.url.clone()).await;
-        let verdict = if result.is_ok() { "ok" } else { "FAILED" };
-        say(&format!("{verdict:6} {}", rule.name));
-        match result {
-            Ok(()) => passed += 1,
-            Err(reason) => {
-                failed += 1;
-                say(&format!("       {reason}"));
+    let selected: Vec<&Rule> = RULES.iter().filter(|rule| options.selects(rule)).collect();
+    let of_any = || selected.iter().copied().filter(|rule| rule.of == Of::Any);
+    let mut counts = Counts::default();
+    if let Some(url) = options.url {
+        counts.ask_all(of_any(), Some(&url)).await;
+    } else {
+        counts.ask_all(selected.iter().copied(), None).await;
+        let process = process::start().await;
+        say(&format!("usher-xmtp-node, over SQLite, at {}", process.url));
+        counts.ask_all(of_any(), Some(&process.url)).await;
+        process.stop().await;
+    }
+    say(&format!("{} passed, {} failed", counts.passed, counts.failed));
+    // A filter that is meant for another test binary selects none.
+    let asked = counts.passed > 0 || options.filter.is_some();
+    if counts.failed == 0 && asked { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+#[derive(Default)]
+struct Counts {
+    passed: usize,
+    failed: usize,
+}
+
+impl Counts {
+    async fn ask_all(&mut self, rules: impl Iterator<Item = &Rule>, url: Option<&str>) {
+        for rule in rules {
+            let result = ask(rule, url.map(str::to_owned)).await;
+            let verdict = if result.is_ok() { "ok" } else { "FAILED" };
+            say(&format!("{verdict:6} {}", rule.name));
+            match result {
+                Ok(()) => self.passed += 1,
+                Err(reason) => {
+                    self.failed += 1;
+                    say(&format!("       {reason}"));
+                }
             }
         }
     }
-    say(&format!("{passed} passed, {failed} failed"));
-    if failed == 0 && passed > 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 async fn ask(rule: &Rule, url: Option<String>) -> Result<(), String> {

@@ -78,7 +78,7 @@ pub struct RoomView {
     pub damaged: BTreeSet<InboxId>,
     /// When an inbox was last repaired here: written with the commit of a [`Purpose::Readmit`] or [`Purpose::Readd`].
     pub last_repaired_ms: BTreeMap<InboxId, u64>,
-    /// How many were lately removed with [`Grounds::Unexplained`]; counts against the allowance.
+    /// How many the room has ever lost by a removal with [`Grounds::Unexplained`]; counts against the allowance.
     pub unexplained_removals: usize,
 }
 
