@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    fs,
     io::{BufRead as _, BufReader, Read as _},
     process::{Output, Stdio},
     time::Duration,
@@ -16,7 +17,7 @@ use usher_store::{
 };
 use usher_xmtp::{GroupId, Lost};
 
-use crate::support::{Dev, complaint, result, until};
+use crate::support::{Dev, complaint, result, sample, until};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 const EVENT: &str = "31337:0x5fbdb2315678afecb367f032d93f642f64180aa3:0";
@@ -302,4 +303,25 @@ async fn a_stack_goes_on_with_its_room_where_it_was() {
     assert_eq!(story.rooms().as_array().unwrap().len(), 1);
     assert_eq!(story.account(), account);
     story.dev.stop("-TERM");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_chains_factory_is_listened_to() {
+    let factory = "0x00000000000000000000000000000000000000fa";
+    let dev = Dev::start_live("0", &["--factory", &format!("5:{factory}")]);
+    assert_eq!(dev.ready["chains"]["5"]["factories"], json!([factory]));
+    let mut minted: Value = serde_json::from_str(&fs::read_to_string(sample("logs/01-mint.json")).unwrap()).unwrap();
+    let logs = minted["logs"].as_array_mut().unwrap();
+    logs.iter_mut().for_each(|log| log["address"] = factory.into());
+    // Logs that do not say their chain.
+    let file = tempfile::NamedTempFile::new().unwrap();
+    fs::write(file.path(), minted["logs"].to_string()).unwrap();
+    result(dev.run("send").args(["--json", "--chain-id", "5"]).arg(file.path()).output().unwrap());
+    let event = format!("5:{factory}:0");
+    until("the event is known", PATIENCE, async || {
+        let report = result(dev.run("rooms").arg("--json").output().unwrap());
+        (report["events"][0]["event"] == event).then_some(())
+    })
+    .await;
+    dev.stop("-TERM");
 }

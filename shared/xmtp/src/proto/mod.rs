@@ -1,4 +1,4 @@
-//! Protobuf messages and gRPC stubs, generated from `proto/` (the wire shapes of XMTP V3).
+//! Protobuf messages and gRPC stubs, generated from `proto/` (the wire shapes of XMTP V3) by `tests/generated.rs`.
 #![allow(
     missing_docs,
     unreachable_pub,
@@ -9,7 +9,7 @@
 )]
 
 mod generated {
-    tonic::include_proto!("xmtp");
+    include!("generated/xmtp.rs");
 }
 
 /// How this client's state is written down.
