@@ -2,9 +2,9 @@
 //! `cargo build --release --bins && cargo run --release -p usher-tests --example measure`.
 //!
 //! One process and one local node; every change is stage, store (encode, seal, write to the in-memory table), publish,
-//! walk, store, welcomes, store: what a function does to the room, without the ledger. A cold purchase is the function's binary as
-//! `usher dev` runs it: from the start of its process to the answer, by when its one buyer is in the room. Times and
-//! memory are medians of five.
+//! walk, store, welcomes, store: what a function does to the room, without the ledger. A cold purchase is the
+//! function's binary as `usher dev` runs it: from the start of its process to the answer, by when its one buyer is in
+//! the room. Times and memory are medians of five.
 
 use std::{
     collections::BTreeSet,

@@ -32,9 +32,10 @@ use crate::{
     world::{AnyError, TestClock, TestRandomness},
 };
 
-/// What the stack runs.
+/// The functions, which the stack runs.
 const FUNCTIONS: [&str; 4] = ["usher-mint", "usher-purchase", "usher-refund", "usher-sweep"];
-const STACK: [&str; 2] = ["usher", "usher-xmtp-node"];
+/// What tests run themselves.
+const COMMANDS: [&str; 2] = ["usher", "usher-xmtp-node"];
 /// The stack's table.
 const TABLE: &str = "usher";
 /// The longest a condition may take to come true, on a machine that does much else.
@@ -525,7 +526,8 @@ fn show(line: String) {
 pub fn binaries() -> Result<PathBuf, AnyError> {
     let test = env::current_exe()?;
     let folder = test.parent().and_then(Path::parent).ok_or("the test lies in no target folder")?;
-    let missing: BTreeSet<_> = FUNCTIONS.into_iter().chain(STACK).filter(|name| !folder.join(name).is_file()).collect();
+    let missing: BTreeSet<_> =
+        FUNCTIONS.into_iter().chain(COMMANDS).filter(|name| !folder.join(name).is_file()).collect();
     if missing.is_empty() {
         return Ok(folder.to_owned());
     }

@@ -98,7 +98,7 @@ async fn the_key_service_is_asked_once() -> Outcome {
     Ok(())
 }
 
-/// Nor is it saved because others talk in other rooms: a node counts the messages of all groups in one sequence.
+/// Of the room's own chat: a node counts the messages of all groups in one sequence, and others talk in other rooms.
 #[tokio::test]
 async fn chat_is_saved_when_a_page_of_it_came_together() -> Outcome {
     let (world, mut alice) = with_a_room().await?;

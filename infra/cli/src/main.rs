@@ -22,11 +22,13 @@ use std::{error::Error, process::ExitCode};
 
 use clap::{Parser, Subcommand};
 use tracing_subscriber::{
+    Registry,
     filter::{LevelFilter, Targets},
+    fmt,
     layer::SubscriberExt as _,
     util::SubscriberInitExt as _,
 };
-use usher_lambda::telemetry::{Chain, discreet};
+use usher_lambda::telemetry::{Chain, discreet, targets};
 
 /// Keeps XMTP rooms in step with on-chain tickets.
 #[derive(Debug, Parser)]
@@ -67,10 +69,10 @@ type Failure = Box<dyn Error + Send + Sync>;
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    let said = std::env::var("RUST_LOG").ok().and_then(|said| said.parse().ok());
+    let said = std::env::var("RUST_LOG").ok().and_then(|said| targets(&said));
     let errors = || Targets::new().with_default(LevelFilter::ERROR).with_target("openmls", LevelFilter::OFF);
-    let lines = tracing_subscriber::fmt().with_max_level(LevelFilter::TRACE).with_writer(std::io::stderr);
-    lines.finish().with(discreet(said.unwrap_or_else(errors))).init();
+    let lines = fmt::layer().with_writer(std::io::stderr);
+    Registry::default().with(discreet(said.unwrap_or_else(errors))).with(lines).init();
     let done = match Cli::parse().command {
         Command::Demo(args) => demo::run(args).await,
         Command::Dev(args) => dev::run(args).await,

@@ -37,7 +37,7 @@ pub enum Ignored {
 }
 
 impl Ignored {
-    /// A name for logs.
+    /// A word for usher's own log lines.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Unrelated => "unrelated",

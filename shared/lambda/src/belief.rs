@@ -1,15 +1,16 @@
 //! Asking the chains before what a batch says is believed.
 
 use std::{
+    any::Any,
     collections::{BTreeMap, BTreeSet},
     fmt,
-    panic::AssertUnwindSafe,
+    panic::{AssertUnwindSafe, catch_unwind},
     time::Duration,
 };
 
 use alloy_primitives::B256;
 use futures::{FutureExt as _, StreamExt as _, future::join_all, stream};
-use usher_chain::{Chains, Doubt, Fact, Rpc, Trust, acts_at_once, verify};
+use usher_chain::{Chains, Doubt, Fact, Receipt, Rpc, Trust, acts_at_once, verify};
 use usher_domain::ChainId;
 
 use crate::{
@@ -52,6 +53,10 @@ impl fmt::Display for Answer {
 }
 
 impl Answer {
+    fn panicked(panic: &(dyn Any + Send)) -> Self {
+        Self::Panicked(panic_text(panic).to_owned())
+    }
+
     /// Whether asking once more, at once, is of no use.
     fn is_final(&self) -> bool {
         match self {
@@ -120,10 +125,12 @@ async fn look_at_chain(nodes: &dyn Nodes, chains: &Chains, facts: &[&Fact]) -> V
         return vec![Answer::True; facts.len()];
     };
     // The block first: what the node says of transactions is then no older than it.
-    let newest = match tokio::time::timeout(LOOK, nodes.newest_block(&rpc.secret)).await {
-        Ok(Ok(newest)) => newest,
-        Ok(Err(error)) => return vec![Answer::None(error); facts.len()],
-        Err(_) => return vec![Answer::None(NodeError::Unanswered); facts.len()],
+    let newest = tokio::time::timeout(LOOK, nodes.newest_block(&rpc.secret));
+    let newest = match AssertUnwindSafe(newest).catch_unwind().await {
+        Ok(Ok(Ok(newest))) => newest,
+        Ok(Ok(Err(error))) => return vec![Answer::None(error); facts.len()],
+        Ok(Err(_)) => return vec![Answer::None(NodeError::Unanswered); facts.len()],
+        Err(panic) => return vec![Answer::panicked(&*panic); facts.len()],
     };
     let mut transactions: BTreeMap<B256, Vec<usize>> = BTreeMap::new();
     for (index, fact) in facts.iter().enumerate() {
@@ -132,21 +139,24 @@ async fn look_at_chain(nodes: &dyn Nodes, chains: &Chains, facts: &[&Fact]) -> V
     let mut transactions: Vec<_> = transactions.into_iter().collect();
     // Gains first: they wait for the answer, and a loss that is confirmed is asked about again when its message comes again.
     transactions.sort_by_key(|(_, of)| of.iter().all(|index| acts_at_once(facts[*index])));
-    let look = async |(transaction, of): (B256, Vec<usize>)| {
-        let answers = async {
-            match nodes.receipt(&rpc.secret, transaction).await {
-                Ok(receipt) => {
-                    let verified = of.iter().map(|index| verify(facts[*index], receipt.as_ref(), newest, rpc, chains));
-                    verified.map(|verified| verified.map_or_else(Answer::Doubt, |()| Answer::True)).collect()
-                }
-                Err(error) => vec![Answer::None(error); of.len()],
-            }
+    let check = |index: &usize, receipt: Option<&Receipt>| {
+        // A made-up fact that names a true one's transaction must not hold that up.
+        let verified = catch_unwind(AssertUnwindSafe(|| verify(facts[*index], receipt, newest, rpc, chains)));
+        match verified {
+            Ok(verified) => verified.map_or_else(Answer::Doubt, |()| Answer::True),
+            Err(panic) => Answer::panicked(&*panic),
+        }
+    };
+    let ask_about = async |(transaction, of): (B256, Vec<usize>)| {
+        let receipt = AssertUnwindSafe(nodes.receipt(&rpc.secret, transaction)).catch_unwind().await;
+        let answers: Vec<Answer> = match receipt {
+            Ok(Ok(receipt)) => of.iter().map(|index| check(index, receipt.as_ref())).collect(),
+            Ok(Err(error)) => vec![Answer::None(error); of.len()],
+            Err(panic) => vec![Answer::panicked(&*panic); of.len()],
         };
-        let answers = AssertUnwindSafe(answers).catch_unwind().await;
-        let answers = answers.unwrap_or_else(|panic| vec![Answer::Panicked(panic_text(&*panic).to_owned()); of.len()]);
         of.into_iter().zip(answers).collect::<Vec<_>>()
     };
-    let looks = stream::iter(transactions).map(look).buffer_unordered(AT_ONCE);
+    let looks = stream::iter(transactions).map(ask_about).buffer_unordered(AT_ONCE);
     let answered: Vec<_> = looks.take_until(Box::pin(pause(LOOK))).collect().await;
     let mut answers = vec![Answer::None(NodeError::Unanswered); facts.len()];
     for (index, answer) in answered.into_iter().flatten() {

@@ -1,24 +1,26 @@
 //! Logs: one JSON object per line on standard output, where Lambda collects them.
 
 use tracing_subscriber::{
+    Registry,
     filter::{LevelFilter, Targets},
+    fmt,
     layer::SubscriberExt as _,
     util::SubscriberInitExt as _,
 };
 #[doc(no_inline)]
 pub use usher_store::Chain;
 
-/// Begins logging. Like `lambda_runtime`, it heeds Lambda's logging controls: the level is `AWS_LAMBDA_LOG_LEVEL`, or
-/// else what `RUST_LOG` says of targets (`warn,usher_lambda=trace`), or else `INFO`; lines are JSON unless
-/// `AWS_LAMBDA_LOG_FORMAT` is `Text`.
+/// Begins logging. Like `lambda_runtime`'s own subscriber, it heeds Lambda's logging controls: the level is
+/// `AWS_LAMBDA_LOG_LEVEL`, or else what `RUST_LOG` says of targets (`warn,usher_lambda=trace`), or else `INFO`; lines are
+/// JSON unless `AWS_LAMBDA_LOG_FORMAT` is `Text`.
 pub fn init() {
     let variable = |name| std::env::var(name).ok();
-    let lines = tracing_subscriber::fmt().with_max_level(LevelFilter::TRACE).with_ansi(false);
-    let filter = filter(variable);
+    let lines = fmt::layer().with_ansi(false);
+    let filtered = Registry::default().with(filter(variable));
     if variable("AWS_LAMBDA_LOG_FORMAT").is_some_and(|format| format.eq_ignore_ascii_case("text")) {
-        lines.finish().with(filter).init();
+        filtered.with(lines).init();
     } else {
-        lines.json().flatten_event(true).with_current_span(false).finish().with(filter).init();
+        filtered.with(lines.json().flatten_event(true).with_current_span(false)).init();
     }
 }
 
@@ -29,12 +31,20 @@ const QUIET: &str = "openmls";
 const SECRETIVE: [&str; 2] = ["alloy_transport_http", "reqwest"];
 
 fn filter(variable: impl Fn(&'static str) -> Option<String>) -> Targets {
-    discreet(levels(variable).with_target(QUIET, LevelFilter::OFF))
+    discreet(without(levels(variable), &[QUIET]))
 }
 
 /// The same filter, which lets nothing through that quotes a secret URL.
 pub fn discreet(filter: Targets) -> Targets {
-    filter.with_targets(SECRETIVE.map(|target| (target, LevelFilter::OFF)))
+    without(filter, &SECRETIVE)
+}
+
+/// The same filter, with these targets and all below them switched off.
+fn without(filter: Targets, silent: &[&str]) -> Targets {
+    let default = filter.default_level().unwrap_or(LevelFilter::OFF);
+    // The longest target that fits decides.
+    let others = filter.into_iter().filter(|(target, _)| !silent.iter().any(|it| target.starts_with(it)));
+    others.collect::<Targets>().with_default(default).with_targets(silent.iter().map(|it| (*it, LevelFilter::OFF)))
 }
 
 fn levels(variable: impl Fn(&'static str) -> Option<String>) -> Targets {
@@ -44,7 +54,22 @@ fn levels(variable: impl Fn(&'static str) -> Option<String>) -> Targets {
         let level = if level.eq_ignore_ascii_case("fatal") { "error" } else { &level };
         return level.parse().map_or(info, |level: LevelFilter| Targets::new().with_default(level));
     }
-    variable("RUST_LOG").and_then(|said| said.parse().ok()).unwrap_or(info)
+    variable("RUST_LOG").and_then(|said| targets(&said)).unwrap_or(info)
+}
+
+/// What `RUST_LOG` says of targets; `None` if it says nothing. Directives of other kinds are told on standard error.
+pub fn targets(said: &str) -> Option<Targets> {
+    let directives = said.split(',').filter(|directive| !directive.trim().is_empty());
+    let (understood, other): (Vec<_>, Vec<_>) = directives.partition(|directive| directive.parse::<Targets>().is_ok());
+    for directive in other {
+        tell(&format!("RUST_LOG: {directive:?} is neither a level nor TARGET=LEVEL"));
+    }
+    if understood.is_empty() { None } else { understood.join(",").parse().ok() }
+}
+
+#[expect(clippy::print_stderr, reason = "the log has not begun")]
+fn tell(line: &str) {
+    eprintln!("{line}");
 }
 
 /// What a panic said.
@@ -74,11 +99,32 @@ mod tests {
         assert_eq!(of_usher(Some("OFF"), None), None);
         assert_eq!(of_usher(None, Some("warn,usher_lambda=trace")), Some(Level::TRACE));
         assert_eq!(finest(None, Some("warn,usher_lambda=trace"), "tonic"), Some(Level::WARN));
-        assert_eq!(of_usher(None, Some("[span]=trace=no")), Some(Level::INFO));
         assert_eq!(of_usher(None, None), Some(Level::INFO));
-        for silent in ["openmls::group", "alloy_transport_http", "reqwest::connect"] {
-            assert_eq!(finest(Some("TRACE"), Some("trace"), silent), None, "{silent}");
+        for nothing in ["", " ", "[span]=trace=no"] {
+            assert_eq!(of_usher(None, Some(nothing)), Some(Level::INFO), "{nothing:?}");
         }
+        assert_eq!(of_usher(None, Some("debug,")), Some(Level::DEBUG));
+    }
+
+    #[test]
+    fn no_directive_makes_secret_urls_and_other_peoples_messages_heard() {
+        let said =
+            "trace,reqwest=trace,alloy_transport_http::reqwest_transport=trace,openmls::group=trace,usher_lambda=info";
+        for (lambda, rust) in [(Some("TRACE"), None), (None, Some(said))] {
+            let value = |name| if name == "RUST_LOG" { rust } else { lambda };
+            let filter = filter(|name| value(name).map(str::to_owned));
+            assert!(filter.would_enable("tonic", &Level::TRACE));
+            for silent in ["openmls::group", "alloy_transport_http::reqwest_transport", "reqwest::connect"] {
+                assert!(!filter.would_enable(silent, &Level::ERROR), "{silent}");
+            }
+        }
+    }
+
+    #[test]
+    fn nobody_makes_lines_that_nobody_reads() {
+        use tracing::Subscriber as _;
+        let filtered = Registry::default().with(filter(|_| None)).with(fmt::layer());
+        assert_eq!(filtered.max_level_hint(), Some(LevelFilter::INFO));
     }
 
     #[test]

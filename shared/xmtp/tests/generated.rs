@@ -2,7 +2,7 @@
 //! writes it anew; the compiler is written in Rust, so no `protoc` has to be installed.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     env,
     error::Error,
     fs,
@@ -40,12 +40,14 @@ fn contents(folder: &Path) -> Result<BTreeMap<String, String>, Box<dyn Error>> {
 fn the_generated_code_is_what_proto_says() -> Result<(), Box<dyn Error>> {
     let (checked_in, anew) = (folder("src/proto/generated"), tempfile::tempdir()?);
     if env::var_os("UPDATE_GENERATED").is_some() {
+        fs::remove_dir_all(&checked_in)?;
+        fs::create_dir(&checked_in)?;
         return generate(&checked_in);
     }
     generate(anew.path())?;
     let (expected, found) = (contents(anew.path())?, contents(&checked_in)?);
-    assert_eq!(found.keys().collect::<Vec<_>>(), expected.keys().collect::<Vec<_>>());
-    let outdated: Vec<_> = expected.iter().filter(|(name, text)| found[*name] != **text).map(|it| it.0).collect();
+    let names = expected.keys().chain(found.keys()).collect::<BTreeSet<_>>();
+    let outdated: Vec<_> = names.into_iter().filter(|name| expected.get(*name) != found.get(*name)).collect();
     assert!(outdated.is_empty(), "{outdated:?} are not what proto/ says: write them anew, see the head of this file");
     Ok(())
 }

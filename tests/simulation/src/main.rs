@@ -10,11 +10,8 @@ use std::{
 };
 
 use clap::Parser;
-use tracing_subscriber::{
-    filter::{LevelFilter, Targets},
-    layer::SubscriberExt as _,
-    util::SubscriberInitExt as _,
-};
+use tracing_subscriber::{Registry, fmt, layer::SubscriberExt as _, util::SubscriberInitExt as _};
+use usher_lambda::telemetry::targets;
 use usher_simulation::{Tally, run};
 
 /// Interleaves whole invocations at every port call, with everything that can go wrong.
@@ -43,9 +40,8 @@ const PROGRESS_EVERY: u64 = 500;
 #[expect(clippy::print_stdout, clippy::print_stderr, reason = "a command")]
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    if let Ok(said) = std::env::var("RUST_LOG") {
-        let targets: Targets = said.parse().expect("RUST_LOG is like warn,usher_lambda=trace");
-        tracing_subscriber::fmt().with_max_level(LevelFilter::TRACE).finish().with(targets).init();
+    if let Some(targets) = std::env::var("RUST_LOG").ok().and_then(|said| targets(&said)) {
+        Registry::default().with(targets).with(fmt::layer()).init();
     }
     let next = AtomicU64::new(arguments.start);
     let end = arguments.start + arguments.seeds;

@@ -30,6 +30,8 @@ struct State {
     never_tells: Option<B256>,
     /// The transaction over which asking panics.
     panics_over: Option<B256>,
+    /// Whether asking for the newest block panics.
+    panics: bool,
     /// How often it says nothing of transactions before it has caught up.
     lags: usize,
     /// How often it was asked for the newest block, and for a receipt.
@@ -42,6 +44,10 @@ impl Nodes for Node {
     async fn newest_block(&self, _: &str) -> Result<u64, NodeError> {
         let mut state = self.0.lock().unwrap();
         state.asked += 1;
+        let panics = state.panics;
+        drop(state);
+        assert!(!panics, "over the newest block");
+        let state = self.0.lock().unwrap();
         if state.silent { Err(NodeError::Unanswered) } else { Ok(state.newest) }
     }
 
@@ -217,6 +223,11 @@ async fn a_panic_over_what_a_node_says_is_its_messages_failure() {
     asking.node(|state| state.panics_over = Some(transaction(&bobs)));
     assert_eq!(asking.deliver(&[bobs, carols.clone()], 4).await, ["m0"]);
     assert_eq!((asking.holders().await, asking.parked().await.len()), (vec![holder(&carols)], 0));
+    // What does not wait for the node is stored, and the batch has its answer.
+    asking.node(|state| state.panics = true);
+    let burn = transfer("08-burn-carol");
+    assert_eq!(asking.deliver(&[burn], 1).await, ["m0"]);
+    assert_eq!(asking.holders().await, [Address::ZERO; 0], "the burn has acted");
 }
 
 #[tokio::test]
