@@ -40,6 +40,8 @@ const COMMANDS: [&str; 2] = ["usher", "usher-xmtp-node"];
 const TABLE: &str = "usher";
 /// The longest a condition may take to come true, on a machine that does much else.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// Which field of `/proc/PID/stat` after the name counts the threads (field 20 of proc(5)).
+const THREADS_FIELD: usize = 17;
 const POLL_EVERY: Duration = Duration::from_millis(250);
 /// A nudge that meets a held lease does nothing, so it is repeated.
 const NUDGE_EVERY: Duration = Duration::from_secs(2);
@@ -314,7 +316,7 @@ impl DevStack {
 
     /// How many processes of a function have not ended. (One that has ended is a process until the stack asks about it.)
     pub fn living(&self, function: &str) -> Result<usize, AnyError> {
-        Ok(self.children(|name, state| name == function && state != "Z")?.len())
+        Ok(self.children(|name, has_ended| name == function && !has_ended)?.len())
     }
 
     /// The most memory that a process of a function has taken so far, in bytes; `None` if there is no living process.
@@ -330,8 +332,8 @@ impl DevStack {
         Ok(None)
     }
 
-    /// The stack's processes of these names and states.
-    fn children(&self, is_wanted: impl Fn(&str, &str) -> bool) -> Result<Vec<Pid>, AnyError> {
+    /// The stack's processes of these names, and of those that have ended or have not.
+    fn children(&self, is_wanted: impl Fn(&str, bool) -> bool) -> Result<Vec<Pid>, AnyError> {
         let stack = self.process.as_ref().ok_or("the stack runs")?.id().to_string();
         let mut children = Vec::new();
         for entry in fs::read_dir("/proc")?.map_while(Result::ok) {
@@ -339,9 +341,11 @@ impl DevStack {
             let Ok(stat) = fs::read_to_string(entry.path().join("stat")) else { continue };
             let Some((pid, rest)) = stat.split_once(" (") else { continue };
             let Some((name, rest)) = rest.split_once(") ") else { continue };
-            let mut rest = rest.split(' ');
-            let (Some(state), Some(parent)) = (rest.next(), rest.next()) else { continue };
-            if is_wanted(name, state) && parent == stack {
+            let rest: Vec<&str> = rest.split(' ').collect();
+            let [state, parent, ..] = rest[..] else { continue };
+            // The first thread may end before the others: then nobody can wait for the process yet.
+            let is_alone = rest.get(THREADS_FIELD).is_some_and(|threads| matches!(*threads, "0" | "1"));
+            if is_wanted(name, state == "Z" && is_alone) && parent == stack {
                 children.extend(pid.parse().ok().and_then(Pid::from_raw));
             }
         }
