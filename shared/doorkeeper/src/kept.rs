@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use usher_domain::GroupId;
 use usher_xmtp::Group;
 
-/// A decoded room of 250 takes a few megabytes, and a process lives for hours.
+/// A process lives for hours and meets many rooms; one that is not kept is decoded again.
 const ROOMS_KEPT_MAX: usize = 32;
 
 /// A decoded room, good while its head is at this version.
